@@ -1,0 +1,107 @@
+//! Why a balancer cannot be built, or a setting not be taken.
+
+/// Why a balancer could not be built, or a changed setting not be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A target that is no `scheme://rest`, or is empty.
+    #[error("`{target}` is no target: expected `scheme://...`, such as `static://10.0.0.1:80`")]
+    Target {
+        /// The text as given.
+        target: String,
+    },
+    /// A scheme that no source serves.
+    #[error("no source serves the scheme `{scheme}` of the target `{target}`")]
+    UnknownScheme {
+        /// The scheme as given.
+        scheme: String,
+        /// The whole target.
+        target: String,
+    },
+    /// A scheme whose source is not in this build.
+    #[error("the target `{target}` needs evenkeel's feature `{feature}`, which this build lacks")]
+    MissingFeature {
+        /// The whole target.
+        target: String,
+        /// The feature that serves the scheme.
+        feature: &'static str,
+    },
+    /// A list of endpoints that does not parse.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// There is no tokio runtime here to run the balancer's one task.
+    #[error(
+        "a balancer needs a tokio runtime: build it inside one, or enter one with `Runtime::enter`"
+    )]
+    NoRuntime,
+    /// A setting that makes no sense.
+    #[error("the setting `{setting}` is out of range: {reason}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What was wrong with it.
+        reason: &'static str,
+    },
+    /// A request key that can never match, such as an invalid header name.
+    #[error("`{key}` is no valid {what} for a request key")]
+    Key {
+        /// What kind of key it is.
+        what: &'static str,
+        /// The key as given.
+        key: String,
+    },
+}
+
+/// Where and why a textual list of endpoints does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("endpoint list, byte {position}: `{entry}` {reason}")]
+#[non_exhaustive]
+pub struct ListError {
+    /// The byte offset of the offending part in the list.
+    pub position: usize,
+    /// The offending part.
+    pub entry: String,
+    /// What is wrong with it.
+    pub reason: ListErrorReason,
+}
+
+/// What is wrong with an entry of a textual list of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListErrorReason {
+    /// There is no endpoint at all.
+    #[error("lists no endpoint")]
+    EmptyList,
+    /// Nothing stands between two commas.
+    #[error("is an empty entry")]
+    EmptyEntry,
+    /// Neither an address nor anything like one.
+    #[error("is no `ip:port`, `[ipv6]:port` or `unix:/path`")]
+    Address,
+    /// A name stands where an address is needed.
+    #[error("is a name where an IP address is needed")]
+    Name,
+    /// The port is missing.
+    #[error("lacks a port")]
+    NoPort,
+    /// The port is no number up to 65535.
+    #[error("has a port that is no number from 1 to 65535")]
+    Port,
+    /// Port 0 cannot be dialled.
+    #[error("has port 0, which cannot be dialled")]
+    PortZero,
+    /// The same endpoint again.
+    #[error("stands in the list twice")]
+    Duplicate,
+    /// An option that does not exist.
+    #[error(
+        "is no option; there are `weight=N`, `priority=N`, `zone=NAME`, `region=NAME` and `name=NAME`"
+    )]
+    Option,
+    /// An option's value that does not parse.
+    #[error("has a value that is no whole number from 0 to 4294967295")]
+    Number,
+    /// An option without a value.
+    #[error("has an empty value")]
+    EmptyValue,
+}

@@ -1,0 +1,297 @@
+//! Everything that can go wrong, as types that say what was wrong and where.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+pub use self::{
+    build::{BuildError, ListError, ListErrorReason},
+    unsent::Unsent,
+};
+use crate::endpoint::Endpoint;
+
+mod build;
+mod unsent;
+
+/// Any error, boxed: the same type as `tower::BoxError`.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why a call through a [`Balance`](crate::Balance) failed.
+///
+/// It names the endpoint where there was one, keeps the client's own error as its
+/// [`source`](StdError::source) (which can be downcast), and says whether the peer can have
+/// processed the request:
+///
+/// ```
+/// fn worth_another_try(error: &evenkeel::Error, idempotent: bool) -> bool {
+///     error.is_unprocessed() || (idempotent && error.is_ambiguous())
+/// }
+/// # let _ = worth_another_try;
+/// ```
+pub struct Error(Box<Parts>);
+
+struct Parts {
+    kind: Kind,
+    endpoint: Option<Endpoint>,
+    unprocessed: bool,
+    source: Option<BoxError>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Failed,
+    NoEndpoint { target: Arc<str>, census: Census, discovery: Option<DiscoverError> },
+    TooManyWaiting { target: Arc<str>, limit: usize },
+    AttemptTimeout { after: Duration },
+    Closed { target: Arc<str> },
+}
+
+/// How many endpoints are known, and why each class of them could not be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Census {
+    /// Endpoints that discovery lists now; each other field counts some of these.
+    pub known: usize,
+    /// Whose last dial or readiness failed, and whose backoff has not ended.
+    pub failed: usize,
+    /// Not connected yet: idle or connecting.
+    pub unconnected: usize,
+    /// At their cap of requests in flight.
+    pub full: usize,
+    /// Tried by this request already.
+    pub tried: usize,
+    /// Left out by the rules for weight or priority.
+    pub unlisted: usize,
+}
+
+/// Why a source could not answer. Cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{context}")]
+pub struct DiscoverError {
+    context: Arc<str>,
+    #[source]
+    source: Option<SharedError>,
+}
+
+/// An error that several holders share.
+#[derive(Clone)]
+pub(crate) struct SharedError(Arc<dyn StdError + Send + Sync>);
+
+// === impl Error ===
+
+impl Error {
+    fn new(kind: Kind) -> Self {
+        Self(Box::new(Parts { kind, endpoint: None, unprocessed: true, source: None }))
+    }
+
+    pub(crate) fn failed(endpoint: Endpoint, source: BoxError, unprocessed: bool) -> Self {
+        Self(Box::new(Parts {
+            kind: Kind::Failed,
+            endpoint: Some(endpoint),
+            unprocessed,
+            source: Some(source),
+        }))
+    }
+
+    pub(crate) fn attempt_timeout(endpoint: Endpoint, after: Duration) -> Self {
+        Self(Box::new(Parts {
+            kind: Kind::AttemptTimeout { after },
+            endpoint: Some(endpoint),
+            unprocessed: false,
+            source: None,
+        }))
+    }
+
+    pub(crate) fn no_endpoint(
+        target: Arc<str>,
+        census: Census,
+        discovery: Option<DiscoverError>,
+    ) -> Self {
+        Self::new(Kind::NoEndpoint { target, census, discovery })
+    }
+
+    pub(crate) fn too_many_waiting(target: Arc<str>, limit: usize) -> Self {
+        Self::new(Kind::TooManyWaiting { target, limit })
+    }
+
+    pub(crate) fn closed(target: Arc<str>) -> Self {
+        Self::new(Kind::Closed { target })
+    }
+
+    /// Adds what happened at the last endpoint that was tried.
+    pub(crate) fn with_last(
+        mut self,
+        endpoint: Option<Endpoint>,
+        source: Option<BoxError>,
+    ) -> Self {
+        if source.is_some() {
+            self.0.endpoint = endpoint;
+            self.0.source = source;
+        }
+        self
+    }
+
+    /// The endpoint that the request went to, or was last tried on.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.0.endpoint.as_ref()
+    }
+
+    /// Whether the peer provably did not process the request: it is safe to send it again.
+    pub fn is_unprocessed(&self) -> bool {
+        self.0.unprocessed
+    }
+
+    /// Whether the peer may have processed the request; the opposite of
+    /// [`is_unprocessed`](Self::is_unprocessed).
+    pub fn is_ambiguous(&self) -> bool {
+        !self.0.unprocessed
+    }
+
+    /// Whether the attempt took longer than `attempt_timeout`.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::AttemptTimeout { .. })
+    }
+
+    /// Whether no endpoint could be used, after the wait that the settings allow.
+    pub fn is_no_endpoint(&self) -> bool {
+        matches!(self.0.kind, Kind::NoEndpoint { .. })
+    }
+
+    /// Whether the call was refused at once to bound the load: too many calls wait already, or
+    /// every endpoint that could serve is at its cap of requests in flight.
+    pub fn is_overloaded(&self) -> bool {
+        match &self.0.kind {
+            Kind::TooManyWaiting { .. } => true,
+            Kind::NoEndpoint { census, .. } => census.full > 0,
+            _ => false,
+        }
+    }
+
+    /// Whether the balancer itself is gone: its runtime ended, or its task died.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0.kind, Kind::Closed { .. })
+    }
+
+    /// How many endpoints were known and why none served, where that is the error.
+    pub fn census(&self) -> Option<Census> {
+        match &self.0.kind {
+            Kind::NoEndpoint { census, .. } => Some(*census),
+            _ => None,
+        }
+    }
+
+    /// The last error of discovery, where no endpoint could be used.
+    pub fn discovery(&self) -> Option<&DiscoverError> {
+        match &self.0.kind {
+            Kind::NoEndpoint { discovery, .. } => discovery.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.kind {
+            Kind::Failed => f.write_str("the request failed")?,
+            Kind::NoEndpoint { target, census, discovery } => {
+                write!(f, "no endpoint of `{target}` can be used: {census}")?;
+                if let Some(error) = discovery {
+                    write!(f, "; discovery last said: {error}")?;
+                }
+            }
+            Kind::TooManyWaiting { target, limit } => {
+                write!(f, "{limit} calls wait for an endpoint of `{target}` already")?;
+            }
+            Kind::AttemptTimeout { after } => write!(f, "no response within {after:?}")?,
+            Kind::Closed { target } => write!(f, "the balancer of `{target}` is closed")?,
+        }
+        match (&self.0.endpoint, &self.0.kind) {
+            (Some(endpoint), Kind::NoEndpoint { .. }) => write!(f, "; last tried {endpoint}"),
+            (Some(endpoint), _) => write!(f, " at endpoint {endpoint}"),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("endpoint", &self.0.endpoint)
+            .field("unprocessed", &self.0.unprocessed)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+// === impl Census ===
+
+impl fmt::Display for Census {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} known", self.known)?;
+        let classes = [
+            (self.failed, "failed to connect"),
+            (self.unconnected, "not connected yet"),
+            (self.full, "at the cap of requests in flight"),
+            (self.tried, "tried by this request"),
+            (self.unlisted, "left out by weight or priority"),
+        ];
+        let mut separator = " (";
+        for (count, class) in classes.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {class}")?;
+            separator = ", ";
+        }
+        if separator == ", " { f.write_str(")") } else { Ok(()) }
+    }
+}
+
+// === impl DiscoverError ===
+
+impl DiscoverError {
+    /// What a source says of an error of its own making.
+    pub fn new(context: impl Into<Arc<str>>) -> Self {
+        Self { context: context.into(), source: None }
+    }
+
+    /// What was being done, and the error that came of it.
+    ///
+    /// ```
+    /// use std::{error::Error, io};
+    /// let error = evenkeel::DiscoverError::caused("reading hosts.txt", io::Error::other("gone"));
+    /// assert_eq!(error.to_string(), "reading hosts.txt");
+    /// assert_eq!(error.source().map(ToString::to_string), Some("gone".to_owned()));
+    /// ```
+    pub fn caused(context: impl Into<Arc<str>>, source: impl Into<BoxError>) -> Self {
+        Self { context: context.into(), source: Some(SharedError::new(source)) }
+    }
+}
+
+// === impl SharedError ===
+
+impl SharedError {
+    pub(crate) fn new(error: impl Into<BoxError>) -> Self {
+        Self(Arc::from(error.into()))
+    }
+}
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for SharedError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}

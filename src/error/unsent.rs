@@ -1,0 +1,126 @@
+//! How a client hands a request back that was never sent.
+
+use std::{any::Any, fmt};
+
+use super::BoxError;
+
+/// The error type of a client that can tell whether its request was sent, and can hand it back.
+///
+/// A [`Balance`](crate::Balance) recognises a service whose `Error` is `Unsent` of its own request
+/// type. A request that comes back is picked again on another endpoint, without `Req: Clone` and
+/// without a retry budget. It is no [`std::error::Error`] itself, since that would ask every
+/// request body to be `Sync`; turned into a [`BoxError`] it becomes its cause.
+///
+/// ```
+/// use evenkeel::Unsent;
+///
+/// let handed_back = Unsent::returned("GET /", "connection refused");
+/// assert_eq!(handed_back.request(), Some(&"GET /"));
+/// let lost: Unsent<&str> = Unsent::ambiguous("reset by peer");
+/// assert!(!lost.is_unprocessed());
+/// ```
+pub struct Unsent<Req> {
+    fate: Fate<Req>,
+    cause: BoxError,
+}
+
+enum Fate<Req> {
+    Returned(Req),
+    Unprocessed,
+    Ambiguous,
+}
+
+impl<Req> Unsent<Req> {
+    /// The request was never sent: here it is. Another endpoint may have it.
+    pub fn returned(request: Req, cause: impl Into<BoxError>) -> Self {
+        Self { fate: Fate::Returned(request), cause: cause.into() }
+    }
+
+    /// The peer provably did not process the request, but the request is gone, or no endpoint will
+    /// ever take it.
+    pub fn unprocessed(cause: impl Into<BoxError>) -> Self {
+        Self { fate: Fate::Unprocessed, cause: cause.into() }
+    }
+
+    /// The request was sent, at least in part: the peer may have processed it.
+    pub fn ambiguous(cause: impl Into<BoxError>) -> Self {
+        Self { fate: Fate::Ambiguous, cause: cause.into() }
+    }
+
+    /// The request, if it came back.
+    pub fn request(&self) -> Option<&Req> {
+        match &self.fate {
+            Fate::Returned(request) => Some(request),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer provably did not process the request.
+    pub fn is_unprocessed(&self) -> bool {
+        !matches!(self.fate, Fate::Ambiguous)
+    }
+
+    /// What went wrong.
+    pub fn cause(&self) -> &BoxError {
+        &self.cause
+    }
+
+    /// The request, if it came back, and what went wrong.
+    pub fn into_parts(self) -> (Option<Req>, BoxError) {
+        match self.fate {
+            Fate::Returned(request) => (Some(request), self.cause),
+            _ => (None, self.cause),
+        }
+    }
+
+    /// Takes `error` for what it is, if it is of this very type.
+    pub(crate) fn recognise<E: 'static>(error: E) -> Result<Self, E>
+    where
+        Req: 'static,
+    {
+        let mut slot = Some(error);
+        if let Some(unsent) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {
+            if let Some(unsent) = unsent.take() {
+                return Ok(unsent);
+            }
+        }
+        Err(slot.expect("only the branch that returned took it"))
+    }
+}
+
+impl<Req> From<Unsent<Req>> for BoxError {
+    fn from(unsent: Unsent<Req>) -> Self {
+        unsent.cause
+    }
+}
+
+impl<Req> fmt::Display for Unsent<Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl<Req> fmt::Debug for Unsent<Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsent")
+            .field("returned", &self.request().is_some())
+            .field("unprocessed", &self.is_unprocessed())
+            .field("cause", &self.cause)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_recognised_by_its_request_type_alone() {
+        let (request, _) = Unsent::<String>::recognise(Unsent::returned("a".to_owned(), "x"))
+            .unwrap()
+            .into_parts();
+        assert_eq!(request.as_deref(), Some("a"));
+        assert!(Unsent::<u8>::recognise(Unsent::returned("a".to_owned(), "x")).is_err());
+        assert!(Unsent::<u8>::recognise(std::io::Error::other("x")).is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! evenkeel
+#![allow(missing_docs, unused)]
+mod endpoint;
+mod error;
+pub mod node;
+pub mod pool;
+mod sync;
+pub use endpoint::*;
+pub use error::{
+    BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason, Unsent,
+};

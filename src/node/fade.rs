@@ -1,0 +1,165 @@
+//! Estimates that fade as they age: a value and the time of its last sample in one atomic word.
+//!
+//! Reading projects the value to now without writing it back, so that looking at a load never
+//! changes it; writing is one compare-and-exchange.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Time since the pool began, in steps of 2^24 ns (about 17 ms). Wraps after 2.3 years; ages are
+/// signed differences, so half of that may pass between two samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick(u32);
+
+/// How fast a memory fades: the share left after `age` is `e^(-age / time constant)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fading {
+    halvings_per_tick: f32,
+}
+
+/// A value that is not negative, the tick of its last sample, and a mark.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) value: f32,
+    pub(crate) at: Tick,
+    /// Free for the owner to use; kept in the sign of the value.
+    pub(crate) mark: bool,
+}
+
+/// A [`Sample`] that any thread may read and move. Empty until the first sample.
+#[derive(Debug)]
+pub(crate) struct Faded(AtomicU64);
+
+// === impl Tick ===
+
+impl Tick {
+    const SHIFT: u32 = 24;
+
+    #[inline]
+    pub(crate) fn from_nanos(nanos: u64) -> Self {
+        Self((nanos >> Self::SHIFT) as u32)
+    }
+
+    /// The ticks from `earlier` to here; none where the clock went back.
+    #[inline]
+    fn since(self, earlier: Self) -> u32 {
+        (self.0.wrapping_sub(earlier.0) as i32).max(0) as u32
+    }
+}
+
+// === impl Fading ===
+
+impl Fading {
+    pub(crate) const fn over_seconds(time_constant: f32) -> Self {
+        let tick_seconds = (1_u64 << Tick::SHIFT) as f32 * 1e-9;
+        Self { halvings_per_tick: tick_seconds * std::f32::consts::LOG2_E / time_constant }
+    }
+
+    /// The share of a memory of `earlier` that is left at `now`, within 0.02 %.
+    #[inline]
+    pub(crate) fn left(self, now: Tick, earlier: Tick) -> f32 {
+        let age = now.since(earlier);
+        if age == 0 {
+            return 1.0;
+        }
+        let halvings = age as f32 * self.halvings_per_tick;
+        if halvings > 60.0 {
+            return 0.0;
+        }
+        // 2^-halvings: the whole part goes into the exponent, the rest is a Taylor series of
+        // e^(-rest * ln 2). Half the price of `exp`, which the hot path would pay twice a pick.
+        let whole = halvings as u32;
+        let rest = (halvings - whole as f32) * std::f32::consts::LN_2;
+        let series = 1.0
+            - rest
+                * (1.0 - rest / 2.0 * (1.0 - rest / 3.0 * (1.0 - rest / 4.0 * (1.0 - rest / 5.0))));
+        f32::from_bits((127 - whole) << 23) * series
+    }
+}
+
+// === impl Faded ===
+
+impl Faded {
+    const EMPTY: u64 = 0;
+
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(Self::EMPTY))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> Option<Sample> {
+        Self::unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::EMPTY
+    }
+
+    /// Replaces the sample by what `next` makes of it (`None` empties it), and returns both sides of
+    /// the change. Under contention `next` runs again.
+    #[inline]
+    pub(crate) fn update(
+        &self,
+        mut next: impl FnMut(Option<Sample>) -> Option<Sample>,
+    ) -> (Option<Sample>, Option<Sample>) {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let before = Self::unpack(word);
+            let after = next(before);
+            let packed = after.map_or(Self::EMPTY, Self::pack);
+            match self.0.compare_exchange_weak(word, packed, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (before, after),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    #[inline]
+    fn unpack(word: u64) -> Option<Sample> {
+        (word != Self::EMPTY).then(|| {
+            let value = f32::from_bits((word >> 32) as u32);
+            Sample { value: value.abs(), at: Tick(word as u32), mark: value.is_sign_negative() }
+        })
+    }
+
+    /// A value of zero becomes the smallest one, since an all-zero word means empty.
+    #[inline]
+    fn pack(sample: Sample) -> u64 {
+        let value = sample.value.max(f32::MIN_POSITIVE);
+        let signed = if sample.mark { -value } else { value };
+        u64::from(signed.to_bits()) << 32 | u64::from(sample.at.0)
+    }
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fading_follows_the_exponential() {
+        let fading = Fading::over_seconds(5.0);
+        for nanos in [0_u64, 20_000_000, 1_000_000_000, 5_000_000_000, 30_000_000_000] {
+            let tick = Tick::from_nanos(nanos);
+            let exact = (-f64::from(tick.0) * (1 << Tick::SHIFT) as f64 * 1e-9 / 5.0).exp();
+            let left = f64::from(fading.left(tick, Tick(0)));
+            assert!((left - exact).abs() <= exact * 2e-4, "{nanos}: {left} for {exact}");
+        }
+        assert_eq!(fading.left(Tick::from_nanos(86_400 * 365 * 1_000_000_000), Tick(0)), 0.0);
+    }
+
+    /// T11: a clock that goes back ages nothing.
+    #[test]
+    fn t11_a_clock_that_goes_back_makes_no_age() {
+        let fading = Fading::over_seconds(5.0);
+        assert_eq!(fading.left(Tick(5), Tick(900)), 1.0);
+        assert_eq!(Tick(2).since(Tick(u32::MAX)), 3, "and the wrap is no step back");
+    }
+
+    #[test]
+    fn a_zero_is_a_sample_all_the_same() {
+        let faded = Faded::new();
+        assert!(faded.is_empty());
+        faded.update(|_| Some(Sample { value: 0.0, at: Tick(0), mark: false }));
+        assert!(faded.get().is_some_and(|sample| sample.value < 1e-30));
+    }
+}

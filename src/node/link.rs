@@ -1,0 +1,385 @@
+//! A node's connection, as whoever owns it reports it.
+//!
+//! ```text
+//!            wanted            first bytes or connect
+//!  Idle ───────────────▶ Connecting ───────────▶ Up ◀──────────▶ Resting
+//!   ▲                     │      ▲                │    closed cleanly,
+//!   │ backoff over,       │      │ backoff over   │    next request dials
+//!   │ not kept connected  ▼      │                │
+//!   └────────────────── Failed ──┘◀───────────────┘ lost soon after it came up
+//! ```
+//! A client that reports nothing leaves its link `Unreported`, which counts as up.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use super::{Node, fleet::nanos};
+use crate::{
+    endpoint::Endpoint,
+    error::{BoxError, SharedError},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+const BACKOFF_FACTOR: f64 = 1.6;
+const BACKOFF_LIMIT: Duration = Duration::from_secs(10);
+const BACKOFF_JITTER: f64 = 0.2;
+/// A connection that lasted this long was a good one: the backoff begins anew.
+const PROVEN_AFTER: Duration = Duration::from_secs(1);
+
+/// A client's handle on the connection state of its endpoint.
+///
+/// Given to [`MakeEndpoint::make`](crate::pool::MakeEndpoint::make). A client that owns its connection registers
+/// with [`manage`](Self::manage) and then reports every change; one that does not, ignores it.
+/// Reports may come from any task and never block.
+#[derive(Clone)]
+pub struct Link(Arc<Node>);
+
+/// What the pool asks of a client that manages its connection.
+///
+/// Called from the pool's task or from a request's; it must return at once, and so spawns what
+/// takes time.
+pub trait Dial: Send + Sync + 'static {
+    /// Connect, unless connected or connecting: report [`Link::connecting`], then [`Link::up`] or
+    /// [`Link::failed`].
+    fn dial(&self);
+
+    /// The endpoint is gone and its time to drain is over: cut what is left.
+    fn close(&self);
+}
+
+/// The state of a node's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkState {
+    /// The client reports nothing; counts as up.
+    Unreported,
+    /// Not dialled yet.
+    Idle,
+    /// A dial is under way.
+    Connecting,
+    /// Connected.
+    Up,
+    /// Closed cleanly after being up; the next request dials. Counts as up.
+    Resting,
+    /// The last dial, or the client's readiness, failed.
+    Failed {
+        /// When the pool dials again.
+        until: Instant,
+    },
+}
+
+/// The link's part of a [`Node`].
+#[derive(Debug)]
+pub(crate) struct LinkCell {
+    /// Kind (3 bits), whether it has failed since it was last up (1 bit), and the nanoseconds of
+    /// the fleet at which it came up, or until which it rests after a failure.
+    word: AtomicU64,
+    wanted: AtomicBool,
+    failures_in_a_row: AtomicU32,
+    cause: Mutex<Option<SharedError>>,
+    dialer: OnceLock<Dialer>,
+}
+
+struct Dialer(Weak<dyn Dial>);
+
+const KIND: u64 = 0b111;
+const FAILING: u64 = 0b1000;
+const TIME_SHIFT: u32 = 4;
+
+const UNREPORTED: u64 = 0;
+const UP: u64 = 1;
+const RESTING: u64 = 2;
+/// Kinds up to here count as up.
+const LAST_UP: u64 = RESTING;
+const IDLE: u64 = 3;
+const CONNECTING: u64 = 4;
+const FAILED: u64 = 5;
+
+// === impl LinkCell ===
+
+impl LinkCell {
+    pub(crate) fn new() -> Self {
+        Self {
+            word: AtomicU64::new(UNREPORTED),
+            wanted: AtomicBool::new(false),
+            failures_in_a_row: AtomicU32::new(0),
+            cause: Mutex::new(None),
+            dialer: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn kind(&self) -> u64 {
+        self.word.load(Ordering::Acquire) & KIND
+    }
+
+    #[inline]
+    pub(crate) fn is_up(&self) -> bool {
+        self.kind() <= LAST_UP
+    }
+
+    #[inline]
+    pub(crate) fn is_failed(&self) -> bool {
+        self.kind() == FAILED
+    }
+
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.kind() == IDLE
+    }
+
+    /// Whether it failed and has not been up since.
+    #[inline]
+    pub(crate) fn is_failing(&self) -> bool {
+        self.word.load(Ordering::Acquire) & FAILING != 0
+    }
+
+    pub(crate) fn is_managed(&self) -> bool {
+        self.dialer.get().is_some()
+    }
+
+    /// The nanoseconds of the fleet until which a failed link rests.
+    pub(crate) fn failed_until(&self) -> Option<u64> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & KIND == FAILED).then_some(word >> TIME_SHIFT)
+    }
+
+    pub(crate) fn cause(&self) -> Option<SharedError> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, kind: u64, time: u64) -> u64 {
+        self.word.swap(time << TIME_SHIFT | kind, Ordering::AcqRel)
+    }
+
+    /// Moves to `kind`, keeping the memory of a failure.
+    fn advance(&self, kind: u64) {
+        let _ = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(word & FAILING | kind));
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialer")
+    }
+}
+
+// === impl Node: what the pool and requests ask of the link ===
+
+impl Node {
+    /// The state of the connection, as the client reports it.
+    pub fn link_state(&self) -> LinkState {
+        let word = self.link.word.load(Ordering::Acquire);
+        match word & KIND {
+            UP => LinkState::Up,
+            RESTING => LinkState::Resting,
+            IDLE => LinkState::Idle,
+            CONNECTING => LinkState::Connecting,
+            FAILED => LinkState::Failed { until: self.fleet.instant(word >> TIME_SHIFT) },
+            _ => LinkState::Unreported,
+        }
+    }
+
+    /// Asks for a dial; the driver grants it.
+    pub(crate) fn want(self: &Arc<Self>) {
+        if !self.link.wanted.swap(true, Ordering::AcqRel) {
+            self.attend();
+        }
+    }
+
+    pub(crate) fn take_wanted(&self) -> bool {
+        self.link.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Marks the link failed and begins its backoff.
+    pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
+        let now = self.fleet.nanos(self.fleet.now());
+        let before = self.link.word.load(Ordering::Acquire);
+        if before & KIND == FAILED {
+            return;
+        }
+        if before & KIND == UP && now.saturating_sub(before >> TIME_SHIFT) >= nanos(PROVEN_AFTER) {
+            self.link.failures_in_a_row.store(0, Ordering::Relaxed);
+        }
+        let failures = self.link.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+        let backoff = backoff(failures, self.fleet.seeds.rng().next_f64());
+        *self.link.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.clone());
+        self.link.set(FAILED | FAILING, now.saturating_add(nanos(backoff)));
+        if before & FAILING == 0 {
+            tracing::warn!(endpoint = %self, error = %cause, retry_in = ?backoff, "connection failed");
+        } else {
+            tracing::debug!(endpoint = %self, error = %cause, retry_in = ?backoff, "connection failed again");
+        }
+        self.attend();
+        self.fleet.signal.raise();
+    }
+
+    /// The backoff is over: the driver may dial, or leave the node for when it is wanted.
+    pub(crate) fn end_backoff(&self) {
+        if self.link.is_failed() {
+            self.link.advance(if self.link.is_managed() { IDLE } else { UNREPORTED });
+            self.fleet.signal.raise();
+        }
+    }
+
+    /// Starts a dial, if the client manages its connection.
+    pub(crate) fn dial(&self) {
+        if let Some(dialer) = self.dialer() {
+            self.link.advance(CONNECTING);
+            dialer.dial();
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        if let Some(dialer) = self.dialer() {
+            dialer.close();
+        }
+    }
+
+    fn dialer(&self) -> Option<Arc<dyn Dial>> {
+        self.link.dialer.get().and_then(|dialer| dialer.0.upgrade())
+    }
+
+    /// Discovery lists the endpoint anew: old failures say nothing of it.
+    pub(crate) fn forget_failures(&self) {
+        self.link.failures_in_a_row.store(0, Ordering::Relaxed);
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self(node)
+    }
+
+    /// A link that no pool looks at, for trying a client on its own.
+    pub fn standalone(endpoint: &Endpoint) -> Self {
+        Self(Node::standalone(endpoint))
+    }
+
+    /// The endpoint, as discovery describes it now.
+    pub fn endpoint(&self) -> Endpoint {
+        self.0.endpoint()
+    }
+
+    /// The state that was last reported.
+    pub fn state(&self) -> LinkState {
+        self.0.link_state()
+    }
+
+    /// Declares that the client reports its connection, which is idle now. Held weakly, since the
+    /// client holds its link; the first registration stands.
+    pub fn manage(&self, dialer: Weak<dyn Dial>) {
+        if self.0.link.dialer.set(Dialer(dialer)).is_ok() {
+            self.0.link.set(IDLE, 0);
+        }
+    }
+
+    /// A dial began.
+    pub fn connecting(&self) {
+        self.0.link.advance(CONNECTING);
+    }
+
+    /// The connection is there: the peer accepted it, or, where the protocol lets it speak first,
+    /// has spoken.
+    pub fn up(&self) {
+        let now = self.0.fleet.nanos(self.0.fleet.now());
+        let before = self.0.link.word.load(Ordering::Acquire);
+        if before & KIND == UP {
+            return;
+        }
+        self.0.link.set(UP, now);
+        if before & FAILING == 0 {
+            tracing::debug!(endpoint = %self.0, "connected");
+        } else {
+            tracing::info!(endpoint = %self.0, "connected again");
+        }
+        self.0.attend();
+        self.0.fleet.signal.raise();
+    }
+
+    /// The last connection was closed cleanly, as idle ones are; the next request dials.
+    pub fn resting(&self) {
+        self.0.link.advance(RESTING);
+        tracing::debug!(endpoint = %self.0, "connection closed while idle");
+    }
+
+    /// The last connection broke, or the peer is about to close it: the pool dials anew, at once
+    /// unless it had only just come up.
+    pub fn lost(&self, cause: impl Into<BoxError>) {
+        let cause = SharedError::new(cause);
+        let word = self.0.link.word.load(Ordering::Acquire);
+        let now = self.0.fleet.nanos(self.0.fleet.now());
+        let lasted = now.saturating_sub(word >> TIME_SHIFT);
+        if word & KIND == UP && lasted < nanos(PROVEN_AFTER) {
+            return self.0.fail_link(cause);
+        }
+        tracing::debug!(endpoint = %self.0, error = %cause, "connection lost");
+        self.0.link.advance(IDLE);
+        self.0.forget_failures();
+        self.0.want();
+        self.0.fleet.signal.raise();
+    }
+
+    /// The dial failed. The pool dials again after a backoff: 0.25 s, times 1.6 for each failure in
+    /// a row, at most 10 s, and 20 % more or less by chance.
+    pub fn failed(&self, cause: impl Into<BoxError>) {
+        self.0.fail_link(SharedError::new(cause));
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("endpoint", &self.0.endpoint())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+/// The rest after so many failures in a row; `chance` is from 0 to 1.
+fn backoff(failures: u32, chance: f64) -> Duration {
+    let step = BACKOFF_FIRST.as_secs_f64() * BACKOFF_FACTOR.powf(f64::from(failures.min(64)));
+    let jitter = 1.0 + BACKOFF_JITTER * (2.0 * chance - 1.0);
+    Duration::from_secs_f64(step.min(BACKOFF_LIMIT.as_secs_f64()) * jitter)
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_by_its_factor_and_stops_at_its_limit() {
+        let seconds = |failures| backoff(failures, 0.5).as_secs_f64();
+        for (failures, expected) in
+            [(0, 0.25), (1, 0.4), (2, 0.64), (7, 6.710_886_4), (8, 10.0), (4_000_000, 10.0)]
+        {
+            assert!(
+                (seconds(failures) - expected).abs() < 1e-9,
+                "{failures}: {}",
+                seconds(failures)
+            );
+        }
+        assert!((backoff(0, 0.0).as_secs_f64() - 0.2).abs() < 1e-9);
+        assert!((backoff(0, 1.0).as_secs_f64() - 0.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_link_that_nobody_reports_counts_as_up_until_readiness_fails() {
+        let node = Node::standalone(&Endpoint::new(([10, 0, 0, 1], 80)));
+        assert_eq!(node.link_state(), LinkState::Unreported);
+        assert!(node.link.is_up());
+        node.fail_link(SharedError::new("refused"));
+        assert!(matches!(node.link_state(), LinkState::Failed { .. }));
+        assert!(!node.link.is_up() && node.link.is_failing());
+        node.end_backoff();
+        assert!(node.link.is_up());
+    }
+}

@@ -1,0 +1,204 @@
+//! An endpoint inside the pool, without its client: what is in flight, how it did, its connection.
+//!
+//! A [`Node`] lives as long as discovery lists its endpoint or a request holds it, so its counts
+//! survive every update. Pickers read it, [leases](Lease) write it, clients report to its
+//! [`Link`].
+
+mod clock;
+mod fade;
+mod fleet;
+mod lease;
+mod link;
+mod oldest;
+mod outcome;
+mod rng;
+mod signal;
+mod stats;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+pub use self::{
+    clock::{Clock, Time},
+    lease::{Head, Lease},
+    link::{Dial, Link, LinkState},
+    outcome::{Outcome, Verdict},
+    rng::Rng,
+    stats::LatencyModel,
+};
+pub(crate) use self::{
+    clock::{Sleep, after},
+    fleet::Fleet,
+    rng::{Seeds, mix},
+    signal::{Listener, Signal},
+};
+use self::{link::LinkCell, stats::Stats};
+use crate::{
+    endpoint::{Endpoint, Parts},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// An endpoint with its counters, its estimates and the state of its connection.
+pub struct Node {
+    pub(crate) stats: Stats,
+    pub(crate) link: LinkCell,
+    /// Discovery no longer lists it; the driver waits for the last request to leave.
+    retired: AtomicBool,
+    /// The driver was asked to look, and has not yet.
+    queued: AtomicBool,
+    fleet: Arc<Fleet>,
+    id: NodeId,
+    hash: u64,
+    endpoint: ArcSwap<Parts>,
+}
+
+/// Tells nodes apart; never used twice in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(u64);
+
+// === impl Node ===
+
+impl Node {
+    pub(crate) fn new(id: u64, endpoint: &Endpoint, fleet: Arc<Fleet>) -> Arc<Self> {
+        Arc::new(Self {
+            stats: Stats::new(),
+            link: LinkCell::new(),
+            retired: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
+            fleet,
+            id: NodeId(id),
+            hash: hash_of(endpoint),
+            endpoint: ArcSwap::from(Arc::clone(endpoint.parts())),
+        })
+    }
+
+    /// A node of no pool.
+    pub(crate) fn standalone(endpoint: &Endpoint) -> Arc<Self> {
+        let (fleet, _) = Fleet::new(Clock::default(), Seeds::Thread);
+        Self::new(0, endpoint, fleet)
+    }
+
+    /// Tells this node from any other of its pool.
+    #[inline]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The endpoint, as discovery describes it now.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_parts(self.endpoint.load_full())
+    }
+
+    /// A hash of what identifies the endpoint: the same in every process, whatever the order of
+    /// endpoints (xxHash64 with seed 0 of the address and, where there is one, the server name).
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Requests in flight: picked, and their response not yet at its end.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.stats.in_flight()
+    }
+
+    /// The share of requests that succeed, from 0.001 to 1: a moving average of weight 0.1 whose
+    /// memory of failures fades over some 5 s. At its floor while the endpoint asks to be spared.
+    #[inline]
+    pub fn success(&self, now: Instant) -> f64 {
+        self.stats.success(&self.fleet, now)
+    }
+
+    /// Whether [`success`](Self::success) is 1 without looking at the clock.
+    #[inline]
+    pub fn is_blameless(&self) -> bool {
+        self.stats.is_blameless()
+    }
+
+    /// The latency to expect, up to the response head, in nanoseconds: the estimate of `model`
+    /// faded towards the mean of the nodes, or the age of the oldest request without a response
+    /// head, if that is higher. A node never heard of has the mean of the others.
+    #[inline]
+    pub fn latency_nanos(&self, model: LatencyModel, now: Instant) -> f64 {
+        let estimate = self.stats.latency_nanos(model, &self.fleet, now);
+        if self.stats.in_flight() == 0 {
+            return estimate;
+        }
+        estimate.max(self.stats.oldest_nanos(&self.fleet, now) as f64)
+    }
+
+    /// The same as a duration, or nothing where no response was measured yet.
+    pub fn latency(&self, model: LatencyModel, now: Instant) -> Option<Duration> {
+        let known = self.stats.has_latency() || self.stats.oldest_nanos(&self.fleet, now) > 0;
+        known.then(|| Duration::from_nanos(self.latency_nanos(model, now) as u64))
+    }
+
+    pub(crate) fn replace_endpoint(&self, endpoint: &Endpoint) {
+        self.endpoint.store(Arc::clone(endpoint.parts()));
+    }
+
+    /// Asks the driver to look at this node; once until it has.
+    pub(crate) fn attend(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.fleet.attend(Arc::clone(self));
+        }
+    }
+
+    /// The driver looks: what changes from here on asks again.
+    pub(crate) fn attended(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+
+    /// Discovery no longer lists it. True if no request is in flight.
+    pub(crate) fn retire(&self) -> bool {
+        self.retired.store(true, Ordering::Release);
+        self.stats.detach(&self.fleet);
+        self.stats.is_idle_for_good()
+    }
+
+    /// Discovery lists it again.
+    pub(crate) fn revive(&self) {
+        self.retired.store(false, Ordering::Release);
+        self.stats.attach();
+        self.forget_failures();
+    }
+
+    /// The last request in flight left.
+    #[inline]
+    fn left_idle(self: &Arc<Self>) {
+        if self.retired.load(Ordering::Acquire) {
+            self.attend();
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint().fmt(f)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id.0)
+            .field("endpoint", &self.endpoint())
+            .field("in_flight", &self.in_flight())
+            .field("link", &self.link_state())
+            .finish_non_exhaustive()
+    }
+}
+
+fn hash_of(endpoint: &Endpoint) -> u64 {
+    let mut text = endpoint.addr().to_string();
+    if let Some(name) = endpoint.server_name() {
+        text.push('\n');
+        text.push_str(name);
+    }
+    xxhash_rust::xxh64::xxh64(text.as_bytes(), 0)
+}

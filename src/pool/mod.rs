@@ -1,0 +1,3 @@
+//! The pool.
+mod make;
+pub use self::make::MakeEndpoint;
