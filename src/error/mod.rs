@@ -224,7 +224,9 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        let source: &(dyn StdError + 'static) = self.0.source.as_deref()?;
+        // An error that others hold as well is shown as what it is, so that it can be downcast.
+        Some(source.downcast_ref::<SharedError>().map_or(source, |shared| &*shared.0))
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use super::{
-    LatencyModel, Node, Outcome, Verdict, fleet::nanos, oldest::Generation, stats::Timing,
-};
+use super::{LatencyModel, Node, Verdict, fleet::nanos, oldest::Generation, stats::Timing};
 use crate::endpoint::Endpoint;
 
 /// Counts a request on its node until it is dropped. Dropped before
@@ -22,6 +20,8 @@ enum Stage {
     Streaming(Option<(Timing, LatencyModel)>),
     /// All is said that there is to say.
     Told,
+    /// And the request is no longer in flight.
+    Released,
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +76,9 @@ impl Lease {
     /// The response head came. The latency ends here; the request stays in flight until the drop.
     #[inline]
     pub fn respond(&mut self, head: Head) {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return;
+        }
         let timing = self.end_waiting();
         self.node.stats.answered(&self.node.fleet);
         self.stage = match head {
@@ -89,23 +92,36 @@ impl Lease {
 
     /// The request failed without a response head.
     pub fn fail(&mut self, verdict: Verdict) {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return;
+        }
         let timing = self.end_waiting();
         self.stage = Stage::Told;
         self.node.stats.learn(&self.node.fleet, verdict, timing);
     }
 
-    /// The stream ended with `verdict`. After a decided head only a failure adds something.
+    /// The stream ended with `verdict`: heard where the head left it open.
     pub fn finish(&mut self, verdict: Verdict) {
-        match std::mem::replace(&mut self.stage, Stage::Told) {
-            Stage::Streaming(timing) => self.node.stats.learn(&self.node.fleet, verdict, timing),
-            Stage::Told if verdict.outcome != Outcome::Success => {
-                self.node.stats.learn(&self.node.fleet, verdict, None);
+        match self.stage {
+            Stage::Waiting(_) => self.respond(Head::Decided(verdict)),
+            Stage::Streaming(timing) => {
+                self.stage = Stage::Told;
+                self.node.stats.learn(&self.node.fleet, verdict, timing);
             }
-            Stage::Told => {}
-            waiting @ Stage::Waiting(_) => {
-                self.stage = waiting;
-                self.respond(Head::Decided(verdict));
+            Stage::Told | Stage::Released => {}
+        }
+    }
+
+    /// The stream broke off, whatever its head said.
+    pub fn break_off(&mut self, verdict: Verdict) {
+        match self.stage {
+            Stage::Waiting(_) => self.fail(verdict),
+            Stage::Streaming(timing) => {
+                self.stage = Stage::Told;
+                self.node.stats.learn(&self.node.fleet, verdict, timing);
             }
+            Stage::Told => self.node.stats.learn(&self.node.fleet, verdict, None),
+            Stage::Released => {}
         }
     }
 
@@ -116,10 +132,30 @@ impl Lease {
         self.node.stats.timed_out(&self.node.fleet, timing);
     }
 
-    /// The request was never sent here: it says nothing of the node.
-    pub(crate) fn cancel(mut self) {
+    /// The request was never processed here: it says nothing of the node.
+    pub(crate) fn pass(&mut self) {
         self.end_waiting();
         self.stage = Stage::Told;
+    }
+
+    /// The request goes elsewhere.
+    pub(crate) fn cancel(mut self) {
+        self.pass();
+    }
+
+    /// The request is over, although the lease stays for the sake of its endpoint.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if let Stage::Waiting(_) = self.stage {
+            let timing = self.end_waiting();
+            self.node.stats.abandoned(&self.node.fleet, timing);
+        }
+        if matches!(std::mem::replace(&mut self.stage, Stage::Released), Stage::Released) {
+            return;
+        }
+        if self.node.stats.leave() {
+            self.node.left_idle();
+        }
     }
 
     #[inline]
@@ -136,13 +172,7 @@ impl Lease {
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
-        if let Stage::Waiting(_) = self.stage {
-            let timing = self.end_waiting();
-            self.node.stats.abandoned(&self.node.fleet, timing);
-        }
-        if self.node.stats.leave() {
-            self.node.left_idle();
-        }
+        self.release();
     }
 }
 

@@ -99,6 +99,22 @@ const IDLE: u64 = 3;
 const CONNECTING: u64 = 4;
 const FAILED: u64 = 5;
 
+// === impl LinkState ===
+
+impl LinkState {
+    /// The state in one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unreported => "unreported",
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Resting => "resting",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
 // === impl LinkCell ===
 
 impl LinkCell {

@@ -168,10 +168,14 @@ impl Node {
         self.forget_failures();
     }
 
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     /// The last request in flight left.
     #[inline]
     fn left_idle(self: &Arc<Self>) {
-        if self.retired.load(Ordering::Acquire) {
+        if self.is_retired() {
             self.attend();
         }
     }

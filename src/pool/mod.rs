@@ -1,3 +1,24 @@
-//! The pool.
+//! From what discovery says to what requests see: nodes, tiers, one snapshot.
+//!
+//! One [driver](driver) task per balancer compares each set with the last one by identity and value, keeps the
+//! nodes of endpoints that stay, groups them into tiers, has the policy build a picker for each,
+//! and publishes the whole as one immutable snapshot. It dials, re-dials and drains besides.
+
+pub(crate) mod build;
+pub(crate) mod dials;
+pub(crate) mod diff;
+pub(crate) mod driver;
 mod make;
-pub use self::make::MakeEndpoint;
+pub(crate) mod settings;
+pub(crate) mod shared;
+pub(crate) mod snapshot;
+mod status;
+mod test_bed;
+pub(crate) mod tiers;
+
+pub use self::{
+    make::MakeEndpoint,
+    settings::Settings,
+    status::{DiscoveryStatus, EndpointState, EndpointStatus, Status},
+    test_bed::TestBed,
+};

@@ -1,0 +1,202 @@
+//! When a response is over: the lease moves from the call's future into the body.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{
+    endpoint::Endpoint,
+    error::BoxError,
+    health::{AnyResponse, Classify, HttpClassify},
+    node::{Head, Lease, Verdict},
+};
+
+/// Decides when a response is complete, and what it said of its endpoint.
+///
+/// Implemented by [`AtBodyEnd`] and [`AtResponse`]; the request counts as in flight until then.
+pub trait Complete<Res>: Clone + Send + Sync + 'static {
+    /// What the caller gets.
+    type Response;
+
+    /// The response came. Whoever keeps the lease keeps the request in flight.
+    fn complete(&self, lease: Lease, response: Res) -> Self::Response;
+
+    /// What an error instead of a response says of its endpoint.
+    fn error(&self, error: &(dyn StdError + 'static)) -> Verdict;
+}
+
+/// Complete when the body of an HTTP response has ended, broken off, or been dropped; or, for an
+/// upgrade, with its head. The default.
+#[derive(Clone, Copy, Debug)]
+pub struct AtBodyEnd<Cl = HttpClassify> {
+    pub(crate) classify: Cl,
+    pub(crate) tell_endpoint: bool,
+}
+
+/// Complete with the response itself: for what is not HTTP, or has no body worth waiting for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtResponse<Cl = AnyResponse> {
+    pub(crate) classify: Cl,
+}
+
+pin_project! {
+    /// The body of a balanced response: the client's own, which keeps its request in flight.
+    pub struct BalancedBody<B, Cl = HttpClassify> {
+        #[pin]
+        inner: B,
+        lease: Lease,
+        classify: Cl,
+        over: bool,
+    }
+}
+
+// === impl AtBodyEnd ===
+
+impl Default for AtBodyEnd {
+    fn default() -> Self {
+        Self { classify: HttpClassify, tell_endpoint: true }
+    }
+}
+
+impl<B, Cl> Complete<Response<B>> for AtBodyEnd<Cl>
+where
+    B: Body,
+    Cl: Classify<Response<B>>,
+{
+    type Response = Response<BalancedBody<B, Cl>>;
+
+    fn complete(&self, mut lease: Lease, mut response: Response<B>) -> Self::Response {
+        lease.respond(self.classify.head(&response));
+        if self.tell_endpoint {
+            response.extensions_mut().insert(lease.endpoint());
+        }
+        response.map(|inner| {
+            // Many callers never poll a body that says it is at its end.
+            let over = inner.is_end_stream();
+            if over {
+                lease.finish(self.classify.end(None));
+                lease.release();
+            }
+            BalancedBody { inner, lease, classify: self.classify.clone(), over }
+        })
+    }
+
+    fn error(&self, error: &(dyn StdError + 'static)) -> Verdict {
+        self.classify.error(error)
+    }
+}
+
+// === impl AtResponse ===
+
+impl<Res, Cl: Classify<Res>> Complete<Res> for AtResponse<Cl> {
+    type Response = Res;
+
+    #[inline]
+    fn complete(&self, mut lease: Lease, response: Res) -> Res {
+        match self.classify.head(&response) {
+            head @ Head::Decided(_) => lease.respond(head),
+            Head::AtEnd => lease.finish(self.classify.end(None)),
+        }
+        response
+    }
+
+    fn error(&self, error: &(dyn StdError + 'static)) -> Verdict {
+        self.classify.error(error)
+    }
+}
+
+// === impl BalancedBody ===
+
+impl<B, Cl> BalancedBody<B, Cl> {
+    /// The endpoint that the response comes from.
+    pub fn endpoint(&self) -> Endpoint {
+        self.lease.endpoint()
+    }
+
+    /// The client's own body.
+    pub fn get_ref(&self) -> &B {
+        &self.inner
+    }
+}
+
+impl<B, Cl> Body for BalancedBody<B, Cl>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+    Cl: Classify<Response<B>>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let frame = frame.map(|frame| frame.map_err(Into::into));
+        if *this.over {
+            return Poll::Ready(frame);
+        }
+        let over = match &frame {
+            None => {
+                this.lease.finish(this.classify.end(None));
+                true
+            }
+            Some(Err(error)) => {
+                this.lease.break_off(this.classify.broken(&**error));
+                true
+            }
+            Some(Ok(frame)) => {
+                let trailers = frame.trailers_ref();
+                let over = trailers.is_some() || this.inner.is_end_stream();
+                if over {
+                    this.lease.finish(this.classify.end(trailers));
+                }
+                over
+            }
+        };
+        if over {
+            *this.over = true;
+            this.lease.release();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: fmt::Debug, Cl> fmt::Debug for BalancedBody<B, Cl> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalancedBody")
+            .field("inner", &self.inner)
+            .field("endpoint", &self.endpoint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether `error` can only have come before anything was sent: the peer refused the connection.
+pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

@@ -1,0 +1,253 @@
+//! From a source, a policy and a client to a balancer.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    body::{AtBodyEnd, AtResponse},
+    layer::BalanceLayer,
+    service::{Balance, Unset},
+};
+use crate::{
+    discovery::{Discover, OnEmpty, Target, refresh},
+    error::BuildError,
+    health::AnyResponse,
+    node::{Clock, Fleet, Seeds},
+    policy::{IntoPolicy, NoKey, P2c, PolicyFactory},
+    pool::{
+        MakeEndpoint, Settings,
+        driver::Driver,
+        settings::{Changes, Limits, setters},
+        shared::Shared,
+    },
+};
+
+/// Collects what a balancer is made of.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`policy`](Self::policy) | [`P2c`] by expected cost |
+/// | [`wait_for_endpoints`](Self::wait_for_endpoints) | 5 s |
+/// | [`max_waiting`](Self::max_waiting) | 10,000 calls |
+/// | [`attempt_timeout`](Self::attempt_timeout) | none |
+/// | [`max_in_flight`](Self::max_in_flight) | none |
+/// | [`drain_timeout`](Self::drain_timeout) | 30 s |
+/// | [`keep_connected`](Self::keep_connected) | 64 endpoints |
+/// | [`on_empty`](Self::on_empty) | the source's own choice |
+///
+/// It ends with one of [`make`](Self::make), `http` (feature `http`) and [`layer`](Self::layer).
+#[must_use = "a builder does nothing until one of `make`, `http` and `layer` ends it"]
+pub struct Builder<D, K = NoKey, C = AtBodyEnd> {
+    source: D,
+    plan: Plan<K>,
+    complete: C,
+}
+
+/// What a builder collects besides its source.
+pub(super) struct Plan<K> {
+    changes: Changes,
+    policy: Result<(PolicyFactory, K), BuildError>,
+    on_empty: Option<OnEmpty>,
+    clock: Clock,
+    seed: Option<u64>,
+}
+
+/// A plan that has been checked: balancers can be made of it without fail.
+#[derive(Clone)]
+pub(super) struct Checked<K> {
+    limits: Limits,
+    policy: PolicyFactory,
+    key: K,
+    on_empty: Option<OnEmpty>,
+    clock: Clock,
+    seed: Option<u64>,
+    runtime: tokio::runtime::Handle,
+}
+
+// === impl Balance ===
+
+impl Balance<Unset> {
+    /// A balancer over what `target` names, such as `static://10.0.0.1:80,10.0.0.2:80`.
+    ///
+    /// # Errors
+    /// A target that does not parse, or whose scheme this build does not serve.
+    ///
+    /// ```
+    /// use evenkeel::Balance;
+    ///
+    /// let error = Balance::to("static://10.0.0.1:80,10.0.0.1:0").unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "endpoint list, byte 12: `10.0.0.1:0` has port 0, which cannot be dialled",
+    /// );
+    /// ```
+    pub fn to(target: &str) -> Result<Builder<Target>, BuildError> {
+        Ok(Self::builder(target.parse::<Target>()?))
+    }
+
+    /// A balancer over what `source` discovers: a [`Registry`](crate::discovery::Registry), a
+    /// stream of updates, or any [`Discover`].
+    pub fn builder<D: Discover>(source: D) -> Builder<D> {
+        let plan = Plan {
+            changes: Changes::default(),
+            policy: P2c::default().into_policy(),
+            on_empty: None,
+            clock: Clock::default(),
+            seed: None,
+        };
+        Builder { source, plan, complete: AtBodyEnd::default() }
+    }
+}
+
+// === impl Builder ===
+
+impl<D, K, C> Builder<D, K, C> {
+    /// How an endpoint is picked.
+    pub fn policy<P: IntoPolicy>(self, policy: P) -> Builder<D, P::Key, C> {
+        let plan = Plan {
+            changes: self.plan.changes,
+            policy: policy.into_policy(),
+            on_empty: self.plan.on_empty,
+            clock: self.plan.clock,
+            seed: self.plan.seed,
+        };
+        Builder { source: self.source, plan, complete: self.complete }
+    }
+
+    /// What a known-empty answer of discovery does, whatever the source would choose.
+    pub fn on_empty(mut self, on_empty: OnEmpty) -> Self {
+        self.plan.on_empty = Some(on_empty);
+        self
+    }
+
+    /// Where time is read; tokio's clock by default.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.plan.clock = clock;
+        self
+    }
+
+    /// Fixes chance, so that the same calls make the same picks; for tests. By default every
+    /// balancer has its own.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.plan.seed = Some(seed);
+        self
+    }
+
+    /// Takes over all that `settings` names.
+    pub fn settings(mut self, settings: Settings<K>) -> Self {
+        self.plan.changes = self.plan.changes.then(settings.changes);
+        if let Some(policy) = settings.policy {
+            self.plan.policy = policy;
+        }
+        self
+    }
+
+    setters!(plan.changes);
+
+    /// A response is complete as soon as it comes: for services that are not HTTP.
+    pub fn complete_at_response(self) -> Builder<D, K, AtResponse> {
+        let complete = AtResponse { classify: AnyResponse };
+        Builder { source: self.source, plan: self.plan, complete }
+    }
+}
+
+impl<D, K, Cl> Builder<D, K, AtBodyEnd<Cl>> {
+    /// What counts as a failure; [`HttpClassify`](crate::health::HttpClassify) by default.
+    pub fn classify<New>(self, classify: New) -> Builder<D, K, AtBodyEnd<New>> {
+        let complete = AtBodyEnd { classify, tell_endpoint: self.complete.tell_endpoint };
+        Builder { source: self.source, plan: self.plan, complete }
+    }
+
+    /// Whether the [`Endpoint`](crate::Endpoint) is put into the extensions of each response; on by
+    /// default. It costs some allocations; [`BalancedBody::endpoint`](crate::BalancedBody::endpoint)
+    /// tells it without.
+    pub fn tell_endpoint(mut self, tell: bool) -> Self {
+        self.complete.tell_endpoint = tell;
+        self
+    }
+}
+
+impl<D, K, Cl> Builder<D, K, AtResponse<Cl>> {
+    /// What counts as a failure; any error, and no response, by default.
+    pub fn classify<New>(self, classify: New) -> Builder<D, K, AtResponse<New>> {
+        Builder { source: self.source, plan: self.plan, complete: AtResponse { classify } }
+    }
+}
+
+impl<D, K, C> Builder<D, K, C>
+where
+    D: Discover,
+    K: Clone + Send + Sync + 'static,
+{
+    /// A balancer over one service for each endpoint, made by `make`: a `Fn(&Endpoint) -> S`, or
+    /// any [`MakeEndpoint`].
+    ///
+    /// # Errors
+    /// No tokio runtime here, a setting out of range, or a key that can never match.
+    ///
+    /// # Panics
+    /// Never; but a panic in the source, the policy or `make` closes the balancer.
+    pub fn make<M: MakeEndpoint>(self, make: M) -> Result<Balance<M::Service, K, C>, BuildError> {
+        let checked = self.plan.check()?;
+        Ok(checked.start(self.source, make, self.complete))
+    }
+
+    /// A layer over one client that dials what a request's URI says, as most plain HTTP clients
+    /// do: each request's URI is pointed at the endpoint picked, and its `Host` is kept.
+    ///
+    /// The layer makes a balancer of its own for every client it is put over. It serves plain HTTP:
+    /// a request for `https` is refused, since the client would check the certificate against an
+    /// address.
+    ///
+    /// # Errors
+    /// Those of [`make`](Self::make).
+    pub fn layer(self) -> Result<BalanceLayer<D, K, C>, BuildError>
+    where
+        D: Clone,
+    {
+        Ok(BalanceLayer::new(self.source, self.plan.check()?, self.complete))
+    }
+}
+
+// === impl Plan ===
+
+impl<K> Plan<K> {
+    fn check(self) -> Result<Checked<K>, BuildError> {
+        let (policy, key) = self.policy?;
+        Ok(Checked {
+            limits: Limits::default().with(&self.changes)?,
+            policy,
+            key,
+            on_empty: self.on_empty,
+            clock: self.clock,
+            seed: self.seed,
+            runtime: tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
+        })
+    }
+}
+
+// === impl Checked ===
+
+impl<K: Clone + Send + Sync + 'static> Checked<K> {
+    /// Starts the one task of a balancer over `source`.
+    pub(super) fn start<D, M, C>(self, source: D, make: M, complete: C) -> Balance<M::Service, K, C>
+    where
+        D: Discover,
+        M: MakeEndpoint,
+    {
+        let seeds = self.seed.map_or(Seeds::Thread, Seeds::fixed);
+        let (fleet, attended) = Fleet::new(self.clock, seeds);
+        let (shared, ends) = Shared::new(self.key, self.limits, fleet, source.target());
+        let (refresh, requests) = refresh::channel();
+        let on_empty = self.on_empty.unwrap_or_else(|| source.on_empty());
+        let driver = Driver::new(&shared, make, self.policy.make(), on_empty, refresh);
+        let updates = move || -> crate::pool::driver::Updates { Box::pin(source.watch(requests)) };
+        self.runtime.spawn(driver.run(updates, ends, attended));
+        Balance::new(shared, complete)
+    }
+}
+
+impl<D, K, C> fmt::Debug for Builder<D, K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("changes", &self.plan.changes).finish_non_exhaustive()
+    }
+}

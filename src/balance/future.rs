@@ -1,0 +1,281 @@
+//! One call: from the pick to the response, with as many picks between as it takes.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    body::{Complete, is_refused},
+    wait::{Detour, Heard},
+};
+use crate::{
+    error::{BoxError, Error, SharedError, Unsent},
+    node::{Lease, Sleep, after},
+    pool::{shared::Shared, snapshot::Choice},
+};
+
+pin_project! {
+    /// The future of a call through a [`Balance`](crate::Balance).
+    #[must_use = "a future does nothing unless it is polled"]
+    pub struct ResponseFuture<S, Req, K, C>
+    where
+        S: Service<Req>,
+    {
+        shared: Arc<Shared<S, K>>,
+        complete: C,
+        key: Option<u64>,
+        // Only there once the call left the straight way.
+        detour: Option<Box<Detour<S, K>>>,
+        attempt_timeout: Option<Duration>,
+        #[pin]
+        stage: Stage<S, Req, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StageProjection]
+    #[project_replace = StageReplaced]
+    enum Stage<S, Req, F> {
+        // A place is taken; the service of the node is asked whether it is ready.
+        Picked { lease: Lease, service: S, request: Req },
+        // No place yet, or no more: look (again).
+        Looking { request: Req },
+        // Nothing to use now, and something to hope for.
+        Waiting { request: Req },
+        // The node has the request.
+        Calling { lease: Lease, #[pin] future: F, #[pin] timeout: Option<Sleep> },
+        // Over, or never begun.
+        Failed { error: Error },
+        Done,
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<S, Req, K, C> ResponseFuture<S, Req, K, C>
+where
+    S: Service<Req> + Clone,
+{
+    /// Picks at once, from the request; nothing is sent before the first poll.
+    #[inline]
+    pub(super) fn new(
+        shared: &Arc<Shared<S, K>>,
+        complete: C,
+        request: Req,
+        key: impl FnOnce(&K, &Req) -> Option<u64>,
+    ) -> Self {
+        let snapshot = shared.snapshot.load();
+        let key = key(&snapshot.key, &request);
+        let attempt_timeout = snapshot.limits.attempt_timeout;
+        let stage = match snapshot.choose(&shared.fleet, key, &[]) {
+            Choice::Take(lease, service) => {
+                Stage::Picked { lease, service: service.clone(), request }
+            }
+            _ => Stage::Looking { request },
+        };
+        drop(snapshot);
+        Self { shared: Arc::clone(shared), complete, key, detour: None, attempt_timeout, stage }
+    }
+
+    /// A call that fails with `error`.
+    pub(super) fn failed(shared: &Arc<Shared<S, K>>, complete: C, error: Error) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            complete,
+            key: None,
+            detour: None,
+            attempt_timeout: None,
+            stage: Stage::Failed { error },
+        }
+    }
+}
+
+impl<S, Req, K, C> Future for ResponseFuture<S, Req, K, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError> + 'static,
+    Req: 'static,
+    C: Complete<S::Response>,
+{
+    type Output = Result<C::Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.stage.as_mut().project() {
+                StageProjection::Calling { lease, future, timeout } => {
+                    if let Poll::Ready(result) = future.poll(cx) {
+                        let StageReplaced::Calling { mut lease, .. } =
+                            this.stage.as_mut().project_replace(Stage::Done)
+                        else {
+                            unreachable!("the stage was just seen")
+                        };
+                        match result {
+                            Ok(response) => {
+                                return Poll::Ready(Ok(this.complete.complete(lease, response)));
+                            }
+                            Err(error) => {
+                                match judge::<S, Req, C>(this.complete, &mut lease, error) {
+                                    Judged::Returned { request, cause } => {
+                                        let detour = Detour::of(this.detour);
+                                        detour.leave(lease, Some(cause));
+                                        Stage::Looking { request }
+                                    }
+                                    Judged::Failed(error) => Stage::Failed { error },
+                                }
+                            }
+                        }
+                    } else {
+                        let Some(timeout) = timeout.as_pin_mut() else { return Poll::Pending };
+                        ready!(timeout.poll(cx));
+                        let after = this.attempt_timeout.unwrap_or_default();
+                        let error = Error::attempt_timeout(lease.endpoint(), after);
+                        lease.time_out();
+                        Stage::Failed { error }
+                    }
+                }
+                StageProjection::Picked { service, .. } => {
+                    let ready = service.poll_ready(cx);
+                    let StageReplaced::Picked { lease, mut service, request } =
+                        this.stage.as_mut().project_replace(Stage::Done)
+                    else {
+                        unreachable!("the stage was just seen")
+                    };
+                    match ready {
+                        Poll::Ready(Ok(())) => {
+                            let timeout = this.attempt_timeout.map(|timeout| {
+                                let clock = this.shared.fleet.clock();
+                                clock.sleep_until(after(clock.now(), timeout))
+                            });
+                            let future = service.call(request);
+                            Stage::Calling { lease, future, timeout }
+                        }
+                        Poll::Ready(Err(error)) => {
+                            let cause = SharedError::new(error);
+                            lease.node().fail_link(cause.clone());
+                            Detour::of(this.detour).leave(lease, Some(cause.into()));
+                            Stage::Looking { request }
+                        }
+                        Poll::Pending => {
+                            Detour::of(this.detour).park(lease, service);
+                            Stage::Looking { request }
+                        }
+                    }
+                }
+                StageProjection::Looking { .. } => {
+                    let StageReplaced::Looking { request } =
+                        this.stage.as_mut().project_replace(Stage::Done)
+                    else {
+                        unreachable!("the stage was just seen")
+                    };
+                    match Detour::of(this.detour).look(this.shared, *this.key) {
+                        Ok(Some((lease, service))) => Stage::Picked { lease, service, request },
+                        Ok(None) => Stage::Waiting { request },
+                        Err(error) => Stage::Failed { error },
+                    }
+                }
+                StageProjection::Waiting { .. } => {
+                    let detour = Detour::of(this.detour);
+                    // The first that was not ready keeps its place in its own queue.
+                    let parked = detour.poll_parked(cx, |service, cx| service.poll_ready(cx));
+                    let found = match parked {
+                        Poll::Ready(found) => found,
+                        Poll::Pending => match detour.poll_heard(cx) {
+                            Poll::Ready(Heard::News) => None,
+                            Poll::Ready(Heard::TooLate) => {
+                                this.stage
+                                    .set(Stage::Failed { error: detour.too_late(this.shared) });
+                                continue;
+                            }
+                            Poll::Pending => return Poll::Pending,
+                        },
+                    };
+                    let StageReplaced::Waiting { request } =
+                        this.stage.as_mut().project_replace(Stage::Done)
+                    else {
+                        unreachable!("the stage was just seen")
+                    };
+                    match found {
+                        Some((lease, service)) => {
+                            detour.stop_waiting();
+                            // It said that it is ready; the same clone is asked once more, which by
+                            // its contract says so again, and then called.
+                            Stage::Picked { lease, service, request }
+                        }
+                        None => Stage::Looking { request },
+                    }
+                }
+                StageProjection::Failed { .. } => {
+                    let StageReplaced::Failed { error } =
+                        this.stage.as_mut().project_replace(Stage::Done)
+                    else {
+                        unreachable!("the stage was just seen")
+                    };
+                    return Poll::Ready(Err(error));
+                }
+                StageProjection::Done => panic!("a call was polled after its end"),
+            };
+            this.stage.set(next);
+        }
+    }
+}
+
+enum Judged<Req> {
+    /// Never sent, and here it is: another endpoint may have it.
+    Returned {
+        request: Req,
+        cause: BoxError,
+    },
+    Failed(Error),
+}
+
+/// What an error of the client's says of the request, and of the endpoint.
+#[cold]
+fn judge<S, Req, C>(complete: &C, lease: &mut Lease, error: S::Error) -> Judged<Req>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError> + 'static,
+    Req: 'static,
+    C: Complete<S::Response>,
+{
+    let (mut unprocessed, cause) = match Unsent::<Req>::recognise(error) {
+        Ok(unsent) => {
+            let unprocessed = unsent.is_unprocessed();
+            match unsent.into_parts() {
+                (Some(request), cause) => return Judged::Returned { request, cause },
+                (None, cause) => (unprocessed, cause),
+            }
+        }
+        Err(error) => (false, error.into()),
+    };
+    if !unprocessed && is_refused(&*cause) {
+        // Whatever the client is, it could not connect: the next request need not try.
+        lease.node().fail_link(SharedError::new(cause.to_string()));
+        unprocessed = true;
+    }
+    if !unprocessed {
+        lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));
+    } else {
+        lease.pass();
+    }
+    Judged::Failed(Error::failed(lease.endpoint(), cause, unprocessed))
+}
+
+impl<S, Req, K, C> fmt::Debug for ResponseFuture<S, Req, K, C>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,16 @@
+//! The way of a request: a tower service that picks in `call`, and counts to the end of the body.
+
+mod body;
+mod builder;
+mod future;
+mod layer;
+mod service;
+mod wait;
+
+pub use self::{
+    body::{AtBodyEnd, AtResponse, BalancedBody, Complete},
+    builder::Builder,
+    future::ResponseFuture,
+    layer::{Addressed, AddressedFuture, BalanceLayer, LayerError},
+    service::{Balance, Handle, Unset},
+};

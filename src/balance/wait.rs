@@ -1,0 +1,170 @@
+//! What a call carries once its first pick did not do: what it tried, and what it waits for.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use crate::{
+    endpoint::Endpoint,
+    error::{BoxError, Error, SharedError},
+    node::{Lease, Listener, NodeId, Sleep, after},
+    pool::{
+        shared::{Shared, WaitingPlace},
+        snapshot::Choice,
+    },
+};
+
+/// Kept off the straight way of a call, which never allocates it.
+pub(super) struct Detour<S, K> {
+    tried: Vec<NodeId>,
+    /// The last endpoint that was tried, and what came of it.
+    last: Option<(Endpoint, BoxError)>,
+    /// The first node whose service was not ready: waited for when all are not.
+    parked: Option<(Lease, S)>,
+    waiting: Option<Waiting<S, K>>,
+    /// When hope ends; set at the first wait, and not moved by the next.
+    deadline: Option<Instant>,
+}
+
+struct Waiting<S, K> {
+    listener: Listener,
+    timeout: Pin<Box<Sleep>>,
+    _place: WaitingPlace<S, K>,
+}
+
+/// Why a wait ended.
+pub(super) enum Heard {
+    /// Something changed: look again.
+    News,
+    /// The time that the settings allow is over.
+    TooLate,
+}
+
+impl<S: Clone, K> Detour<S, K> {
+    pub(super) fn of(detour: &mut Option<Box<Self>>) -> &mut Self {
+        detour.get_or_insert_with(|| {
+            Box::new(Self {
+                tried: Vec::new(),
+                last: None,
+                parked: None,
+                waiting: None,
+                deadline: None,
+            })
+        })
+    }
+
+    /// The request never went out on `lease`: another node, then.
+    pub(super) fn leave(&mut self, lease: Lease, cause: Option<BoxError>) {
+        self.tried.push(lease.node().id());
+        if let Some(cause) = cause {
+            self.last = Some((lease.endpoint(), cause));
+        }
+        lease.cancel();
+    }
+
+    /// The service is not ready. The first such keeps its place; of others nothing is kept, so that
+    /// no reservation is held that nobody will use.
+    pub(super) fn park(&mut self, lease: Lease, service: S) {
+        if self.parked.is_some() {
+            return self.leave(lease, None);
+        }
+        self.tried.push(lease.node().id());
+        self.parked = Some((lease, service));
+    }
+
+    /// Looks for a place. `None` if it is worth waiting for one: then news will be heard from before
+    /// the look, so that none is missed.
+    pub(super) fn look(
+        &mut self,
+        shared: &Arc<Shared<S, K>>,
+        key: Option<u64>,
+    ) -> Result<Option<(Lease, S)>, Error> {
+        let listener = shared.listen();
+        if shared.is_closed() {
+            return Err(self.explain(shared.closed_error()));
+        }
+        let snapshot = loop {
+            let snapshot = shared.snapshot.load();
+            match snapshot.choose(&shared.fleet, key, &self.tried) {
+                Choice::Take(lease, service) => {
+                    let service = service.clone();
+                    self.waiting = None;
+                    return Ok(Some((lease, service)));
+                }
+                // Its successor is published already, or the node was listed again.
+                Choice::Stale => {}
+                Choice::Wait | Choice::Fail => break snapshot,
+            }
+        };
+        let limits = snapshot.limits;
+        let now = shared.fleet.now();
+        let deadline = *self.deadline.get_or_insert_with(|| after(now, limits.wait_for_endpoints));
+        let hope = self.parked.is_some()
+            || snapshot.listed == 0
+            || snapshot.may_serve_by(&shared.fleet, deadline, &self.tried);
+        if !hope || deadline <= now {
+            let census = snapshot.census(&self.tried);
+            return Err(self.explain(shared.no_endpoint_for(census)));
+        }
+        match &mut self.waiting {
+            Some(waiting) => waiting.listener = listener,
+            None => {
+                let place = match shared.wait(limits.max_waiting) {
+                    Ok(place) => place,
+                    Err(error) => return Err(self.explain(error)),
+                };
+                let timeout = Box::pin(shared.fleet.clock().sleep_until(deadline));
+                self.waiting = Some(Waiting { listener, timeout, _place: place });
+            }
+        }
+        Ok(None)
+    }
+
+    /// The parked service, once it is ready; `None` once it has failed. Pending also without one.
+    pub(super) fn poll_parked<E: Into<BoxError>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll_ready: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<Result<(), E>>,
+    ) -> Poll<Option<(Lease, S)>> {
+        let Some((lease, service)) = &mut self.parked else { return Poll::Pending };
+        if let Err(error) = ready!(poll_ready(service, cx)) {
+            let cause = SharedError::new(error);
+            self.last = Some((lease.endpoint(), cause.clone().into()));
+            lease.node().fail_link(cause);
+            lease.pass();
+            self.parked = None;
+        }
+        Poll::Ready(self.parked.take())
+    }
+
+    pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+        let Some(waiting) = &mut self.waiting else { return Poll::Ready(Heard::News) };
+        if Pin::new(&mut waiting.listener).poll(cx).is_ready() {
+            return Poll::Ready(Heard::News);
+        }
+        waiting.timeout.as_mut().poll(cx).map(|()| Heard::TooLate)
+    }
+
+    pub(super) fn stop_waiting(&mut self) {
+        self.waiting = None;
+    }
+
+    /// The error of a call that waited for as long as it may.
+    pub(super) fn too_late(&mut self, shared: &Shared<S, K>) -> Error {
+        let error = if shared.is_closed() {
+            shared.closed_error()
+        } else {
+            shared.no_endpoint(&self.tried)
+        };
+        self.explain(error)
+    }
+
+    fn explain(&mut self, error: Error) -> Error {
+        let (endpoint, cause) = self.last.take().unzip();
+        error.with_last(endpoint, cause)
+    }
+}

@@ -1,0 +1,47 @@
+//! The parts of gRPC over HTTP/2 that tell how a call ended.
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+
+use crate::node::{Outcome, Verdict};
+
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What `grpc-status`, in the head or in the trailers, says; `None` without one.
+pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
+    let code = headers.get("grpc-status")?.as_bytes();
+    let outcome = match code {
+        b"2" | b"4" | b"8" | b"13" | b"14" | b"15" => Outcome::Failure,
+        _ => Outcome::Success,
+    };
+    // A negative or unreadable pushback means "do not retry" (gRFC A6), and no time to wait.
+    let spare_for = headers
+        .get("grpc-retry-pushback-ms")
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_millis);
+    Some(Verdict { outcome, spare_for })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pushback_is_read_where_it_is_a_time() {
+        let read = |pushback: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", "14".parse().unwrap());
+            headers.insert("grpc-retry-pushback-ms", pushback.parse().unwrap());
+            verdict(&headers).unwrap().spare_for
+        };
+        assert_eq!(read("250"), Some(Duration::from_millis(250)));
+        assert_eq!(read("-1"), None);
+        assert_eq!(read("soon"), None);
+        assert_eq!(verdict(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! How an endpoint does: what counts as a failure.
+
+mod classify;
+mod grpc;
+mod retry_after;
+
+pub use self::classify::{AnyResponse, Classify, HttpClassify};

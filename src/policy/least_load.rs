@@ -1,0 +1,239 @@
+//! The least loaded of a few nodes drawn at random: what is compared times how many are compared.
+
+use std::sync::Arc;
+
+use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, weights::Weights};
+
+/// The least loaded of `choices` nodes drawn at random.
+///
+/// Two choices already keep the longest queue exponentially shorter than one (Mitzenmacher, "The
+/// Power of Two Choices in Randomized Load Balancing", 2001). The first two draws are always of
+/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight and
+/// their load is divided by it. Equal loads are decided by the order of the draws, so by chance.
+///
+/// ```
+/// use evenkeel::{Endpoint, policy::{LeastLoad, LoadMetric}, pool::TestBed};
+///
+/// let endpoints = [Endpoint::new(([10, 0, 0, 1], 80)), Endpoint::new(([10, 0, 0, 2], 80))];
+/// let bed = TestBed::new(LeastLoad::by(LoadMetric::InFlight), endpoints).unwrap();
+/// let first = bed.pick(None).unwrap();
+/// let second = bed.pick(None).unwrap();
+/// assert_ne!(first.endpoint(), second.endpoint(), "the idle one is less loaded");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeastLoad {
+    metric: LoadMetric,
+    choices: usize,
+}
+
+/// Power of two choices: the less loaded of two distinct nodes. By [`LoadMetric::Cost`] unless told
+/// otherwise; this is the default policy.
+///
+/// ```
+/// use evenkeel::policy::{LoadMetric, P2c};
+/// assert_eq!(P2c::default(), P2c::by(LoadMetric::Cost));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct P2c(LeastLoad);
+
+/// The node with the fewest requests in flight, of two or more drawn at random.
+///
+/// ```
+/// use evenkeel::policy::LeastRequest;
+/// let of_two = LeastRequest::new();
+/// let of_five = LeastRequest::new().choices(5);
+/// assert_ne!(of_two, of_five);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeastRequest(LeastLoad);
+
+#[derive(Debug)]
+struct LeastLoadPicker {
+    metric: LoadMetric,
+    choices: usize,
+    weights: Option<Weights>,
+}
+
+// === impl LeastLoad ===
+
+impl LeastLoad {
+    /// The less loaded, by `metric`, of two nodes.
+    pub const fn by(metric: LoadMetric) -> Self {
+        Self { metric, choices: 2 }
+    }
+
+    /// How many nodes are compared, at least 2. More of them find the least loaded more surely, and
+    /// cost more; with many balancers on the same endpoints they also agree on it more often.
+    #[must_use]
+    pub const fn choices(mut self, choices: usize) -> Self {
+        self.choices = if choices < 2 { 2 } else { choices };
+        self
+    }
+}
+
+impl Policy for LeastLoad {
+    fn latency_model(&self) -> LatencyModel {
+        self.metric.latency_model()
+    }
+
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        Arc::new(LeastLoadPicker {
+            metric: self.metric,
+            choices: self.choices,
+            weights: Weights::of(tier),
+        })
+    }
+}
+
+// === impl P2c ===
+
+impl P2c {
+    /// The less loaded of two by `metric`.
+    pub const fn by(metric: LoadMetric) -> Self {
+        Self(LeastLoad::by(metric))
+    }
+
+    /// The less loaded of two by peak EWMA, as in Finagle and Linkerd.
+    pub const fn peak_ewma() -> Self {
+        Self::by(LoadMetric::PeakEwma)
+    }
+}
+
+impl Default for P2c {
+    fn default() -> Self {
+        Self::by(LoadMetric::Cost)
+    }
+}
+
+impl Policy for P2c {
+    fn latency_model(&self) -> LatencyModel {
+        self.0.latency_model()
+    }
+
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        self.0.build(tier)
+    }
+}
+
+// === impl LeastRequest ===
+
+impl LeastRequest {
+    /// The node with fewer requests in flight of two.
+    pub const fn new() -> Self {
+        Self(LeastLoad::by(LoadMetric::InFlight))
+    }
+
+    /// How many nodes are compared, at least 2.
+    #[must_use]
+    pub const fn choices(self, choices: usize) -> Self {
+        Self(self.0.choices(choices))
+    }
+}
+
+impl Default for LeastRequest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Policy for LeastRequest {
+    fn latency_model(&self) -> LatencyModel {
+        self.0.latency_model()
+    }
+
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        self.0.build(tier)
+    }
+}
+
+// === impl LeastLoadPicker ===
+
+impl LeastLoadPicker {
+    #[inline]
+    fn load(&self, index: usize, cx: &mut PickContext<'_>) -> f64 {
+        let load = self.metric.load(&cx.nodes()[index], cx);
+        match &self.weights {
+            None => load,
+            Some(weights) => load / weights.get(index),
+        }
+    }
+
+    /// Draws until enough accepted nodes were compared, or until too many were not accepted; then
+    /// looks at all of them, so that one accepted node among many is found.
+    fn pick_among(&self, cx: &mut PickContext<'_>) -> Pick {
+        let mut best: Option<(f64, usize)> = None;
+        let mut compared = 0;
+        for _ in 0..2 * self.choices + 4 {
+            let nodes = cx.len();
+            let index = match &self.weights {
+                None => cx.rng().below(nodes),
+                Some(weights) => weights.draw(cx.rng()),
+            };
+            let again = compared == 1 && best.is_some_and(|(_, first)| first == index);
+            if again || !cx.accepts(index) {
+                continue;
+            }
+            let load = self.load(index, cx);
+            if best.is_none_or(|(least, _)| load < least) {
+                best = Some((load, index));
+            }
+            compared += 1;
+            if compared == self.choices {
+                break;
+            }
+        }
+        match best {
+            Some((_, index)) => Pick::Use(index),
+            None => self.pick_by_scan(cx),
+        }
+    }
+
+    /// The least loaded of all accepted; equals are decided by chance.
+    #[cold]
+    fn pick_by_scan(&self, cx: &mut PickContext<'_>) -> Pick {
+        let mut best: Option<(f64, usize)> = None;
+        let mut equals = 0;
+        for index in 0..cx.len() {
+            if !cx.accepts(index) {
+                continue;
+            }
+            let load = self.load(index, cx);
+            match best {
+                Some((least, _)) if load > least => continue,
+                Some((least, _)) if load == least => equals += 1,
+                _ => equals = 1,
+            }
+            if cx.rng().below(equals) == 0 {
+                best = Some((load, index));
+            }
+        }
+        best.map_or(Pick::Fail, |(_, index)| Pick::Use(index))
+    }
+}
+
+impl Picker for LeastLoadPicker {
+    #[inline]
+    fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
+        let nodes = cx.len();
+        if nodes < 2 {
+            return if cx.accepts(0) { Pick::Use(0) } else { Pick::Fail };
+        }
+        if self.choices > 2 || self.weights.is_some() || nodes > u32::MAX as usize {
+            return self.pick_among(cx);
+        }
+        // Two distinct nodes from one draw: the second is one of the others.
+        let bits = cx.rng().next_u64();
+        let first = (((bits & 0xffff_ffff) * nodes as u64) >> 32) as usize;
+        let mut second = (((bits >> 32) * (nodes as u64 - 1)) >> 32) as usize;
+        if second >= first {
+            second += 1;
+        }
+        match (cx.accepts(first), cx.accepts(second)) {
+            (true, true) => {
+                let (one, other) = (self.load(first, cx), self.load(second, cx));
+                Pick::Use(if other < one { second } else { first })
+            }
+            _ => self.pick_among(cx),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What is compared: the load of a node.
+
+use super::{LatencyModel, PickContext};
+use crate::node::Node;
+
+/// The load of a node; the lower is picked. All of them divide by the square of the success, so
+/// that an endpoint that fails fast attracts nothing, and by the weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LoadMetric {
+    /// Requests in flight, and this one: `(in flight + 1) / success²`. Reads no clock while nothing
+    /// fails.
+    InFlight,
+    /// Peak EWMA (from Finagle) times the requests in flight, and this one. Quick to fear a slow
+    /// answer, slow to forget it. A node never heard of counts as the mean of the others.
+    PeakEwma,
+    /// The expected cost: average latency, or the age of the oldest request without an answer if
+    /// that is more, times the requests in flight, and this one. Memories fade to the mean of the
+    /// nodes, so that neither an old good time attracts a flood nor an old bad one starves. The
+    /// default.
+    #[default]
+    Cost,
+}
+
+impl LoadMetric {
+    pub(super) fn latency_model(self) -> LatencyModel {
+        match self {
+            Self::InFlight => LatencyModel::None,
+            Self::PeakEwma => LatencyModel::Peak,
+            Self::Cost => LatencyModel::Average,
+        }
+    }
+
+    /// The load of `node` before its weight is counted.
+    #[inline]
+    pub(super) fn load(self, node: &Node, cx: &mut PickContext<'_>) -> f64 {
+        let places = f64::from(node.in_flight()) + 1.0;
+        let latency = match self {
+            Self::InFlight => 1.0,
+            Self::PeakEwma | Self::Cost => node.latency_nanos(self.latency_model(), cx.now()),
+        };
+        if node.is_blameless() {
+            return latency * places;
+        }
+        let success = node.success(cx.now());
+        latency * places / (success * success)
+    }
+}

@@ -1,0 +1,314 @@
+//! Which node gets a request.
+//!
+//! A [`Policy`] is configuration and a factory: for each tier of the pool it builds a [`Picker`],
+//! which is immutable, shared by all requests, and thrown away at the next change of the set. What
+//! must survive a rebuild lives in the policy (a round robin's position) or in the nodes (requests
+//! in flight, latency, failures).
+
+mod key;
+mod least_load;
+mod metric;
+mod random;
+mod rendezvous;
+mod round_robin;
+mod stride;
+mod weights;
+
+use std::{fmt, sync::Arc, time::Instant};
+
+pub use self::{
+    key::{ByFn, ByHeader, Keyed, NoKey, RequestKey, hash_bytes},
+    least_load::{LeastLoad, LeastRequest, P2c},
+    metric::LoadMetric,
+    random::Random,
+    rendezvous::Rendezvous,
+    round_robin::RoundRobin,
+};
+pub use crate::node::{LatencyModel, Rng};
+use crate::{
+    error::BuildError,
+    node::{Fleet, Node, NodeId},
+};
+
+/// Configuration and factory of pickers.
+///
+/// Called by the pool's task, or on a blocking thread where a build takes long; never while
+/// another build of the same policy runs. It may allocate and take its time, but must not wait for
+/// anything. A policy of one's own is a small file:
+///
+/// ```
+/// use std::sync::Arc;
+/// use evenkeel::{Endpoint, policy::{Pick, PickContext, Picker, Policy, Tier}, pool::TestBed};
+///
+/// /// The first node that may be used.
+/// #[derive(Clone, Debug)]
+/// struct First;
+///
+/// impl Policy for First {
+///     fn build(&mut self, _tier: &Tier<'_>) -> Arc<dyn Picker> {
+///         Arc::new(First)
+///     }
+/// }
+///
+/// impl Picker for First {
+///     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
+///         (0..cx.len()).find(|&index| cx.accepts(index)).map_or(Pick::Fail, Pick::Use)
+///     }
+/// }
+///
+/// let endpoints = [Endpoint::new(([10, 0, 0, 1], 80)), Endpoint::new(([10, 0, 0, 2], 80))];
+/// let bed = TestBed::new(First, endpoints).unwrap();
+/// assert_eq!(bed.pick(None).unwrap().endpoint().to_string(), "10.0.0.1:80");
+/// ```
+pub trait Policy: Send + 'static {
+    /// Which nodes the pickers are built over; [`Scope::Usable`] by default.
+    fn scope(&self) -> Scope {
+        Scope::Usable
+    }
+
+    /// What its load needs of the nodes' latency; nothing by default.
+    fn latency_model(&self) -> LatencyModel {
+        LatencyModel::None
+    }
+
+    /// A picker over the nodes of one tier.
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker>;
+}
+
+/// Picks one node for one request.
+///
+/// Called on the way of each request, from any number of tasks at once: it must not lock, wait,
+/// allocate or panic. It may call [`PickContext::accepts`] as often as it likes, and must not
+/// return a node that it did not accept.
+pub trait Picker: Send + Sync + 'static {
+    /// The node for this request, by its index in [`PickContext::nodes`].
+    fn pick(&self, cx: &mut PickContext<'_>) -> Pick;
+}
+
+/// A picker's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pick {
+    /// Use the node at this index.
+    Use(usize),
+    /// Ask again when a node's connection or the set has changed, although one might be used now.
+    Wait,
+    /// No node of this tier is accepted.
+    Fail,
+}
+
+/// Which nodes pickers are built over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// The healthy ones: built anew when health changes. A request whose pick is not connected yet
+    /// goes to another node that is.
+    Usable,
+    /// All that discovery lists, so that a key keeps its node while others come and go: the picker
+    /// walks past the unusable. A request waits for the first dial of its node; once that failed it
+    /// walks on until the node is up.
+    Listed,
+}
+
+/// The nodes that a picker is built over.
+#[derive(Clone, Copy)]
+pub struct Tier<'a> {
+    nodes: &'a [Arc<Node>],
+    weights: &'a [u32],
+    seed: u64,
+}
+
+/// What a picker knows of the request and of the moment.
+pub struct PickContext<'a> {
+    nodes: &'a [Arc<Node>],
+    fleet: &'a Fleet,
+    key: Option<u64>,
+    tried: &'a [NodeId],
+    cap: Option<u32>,
+    scope: Scope,
+    must_be_up: bool,
+    rng: Option<Rng>,
+    now: Option<Instant>,
+}
+
+/// Makes the policies of balancers: any [`Policy`] that is `Clone`, or one with a request key.
+pub trait IntoPolicy {
+    /// How a request's key is read; [`NoKey`] where the policy needs none.
+    type Key: Clone + Send + Sync + 'static;
+
+    /// A source of policies, one for each balancer, and the key.
+    ///
+    /// # Errors
+    /// A key that can never match is a [`BuildError::Key`].
+    fn into_policy(self) -> Result<(PolicyFactory, Self::Key), BuildError>;
+}
+
+/// Makes a policy for each balancer that a configuration is used for.
+#[derive(Clone)]
+pub struct PolicyFactory(Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>);
+
+// === impl Tier ===
+
+impl<'a> Tier<'a> {
+    pub(crate) fn new(nodes: &'a [Arc<Node>], weights: &'a [u32], seed: u64) -> Self {
+        debug_assert_eq!(nodes.len(), weights.len());
+        Self { nodes, weights, seed }
+    }
+
+    /// The nodes, in the order that [`PickContext::nodes`] will have.
+    pub fn nodes(&self) -> &'a [Arc<Node>] {
+        self.nodes
+    }
+
+    /// The nodes' weights: all above zero, and all 1 where discovery gives every node weight 0.
+    pub fn weights(&self) -> &'a [u32] {
+        self.weights
+    }
+
+    /// Whether the weights differ at all.
+    pub fn is_weighted(&self) -> bool {
+        self.weights.windows(2).any(|pair| pair[0] != pair[1])
+    }
+
+    /// Chance for the build, such as a random start: another at each build.
+    pub fn rng(&self) -> Rng {
+        Rng::from_seed(self.seed)
+    }
+}
+
+impl fmt::Debug for Tier<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tier").field("nodes", &self.nodes.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl PickContext ===
+
+impl<'a> PickContext<'a> {
+    #[inline]
+    pub(crate) fn new(
+        nodes: &'a [Arc<Node>],
+        fleet: &'a Fleet,
+        key: Option<u64>,
+        tried: &'a [NodeId],
+        cap: Option<u32>,
+        scope: Scope,
+    ) -> Self {
+        Self { nodes, fleet, key, tried, cap, scope, must_be_up: false, rng: None, now: None }
+    }
+
+    /// From here on only nodes that are up are accepted.
+    #[inline]
+    pub(crate) fn require_up(&mut self) {
+        self.must_be_up = true;
+    }
+
+    /// The nodes of the tier.
+    #[inline]
+    pub fn nodes(&self) -> &'a [Arc<Node>] {
+        self.nodes
+    }
+
+    /// How many nodes there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is no node.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The hash of the request's key, if it has one.
+    #[inline]
+    pub fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    /// Whether this request may use the node at `index`: its connection has not failed, it is below
+    /// its cap of requests in flight, and this request has not tried it. On the second pass, when
+    /// the first pick was not connected, it must be up besides. False outside the tier.
+    #[inline]
+    pub fn accepts(&self, index: usize) -> bool {
+        let Some(node) = self.nodes.get(index) else { return false };
+        let link = &node.link;
+        let connected = if self.must_be_up {
+            link.is_up()
+        } else {
+            !link.is_failed() && (self.scope == Scope::Usable || link.is_up() || !link.is_failing())
+        };
+        connected
+            && self.cap.is_none_or(|cap| node.in_flight() < cap)
+            && (self.tried.is_empty() || !self.tried.contains(&node.id()))
+    }
+
+    /// The time; read once, at the first use.
+    #[inline]
+    pub fn now(&mut self) -> Instant {
+        let fleet = self.fleet;
+        *self.now.get_or_insert_with(|| fleet.now())
+    }
+
+    /// The generator of this pick.
+    #[inline]
+    pub fn rng(&mut self) -> &mut Rng {
+        let fleet = self.fleet;
+        self.rng.get_or_insert_with(|| fleet.seeds.rng())
+    }
+
+    /// One of the accepted nodes, each as likely as any other; for when drawing at random has met
+    /// too many that are not accepted.
+    pub fn any_accepted(&mut self) -> Option<usize> {
+        let mut chosen = None;
+        let mut seen = 0;
+        for index in 0..self.len() {
+            if self.accepts(index) {
+                seen += 1;
+                // Reservoir sampling: the k-th candidate replaces the choice with chance 1/k.
+                if self.rng().below(seen) == 0 {
+                    chosen = Some(index);
+                }
+            }
+        }
+        chosen
+    }
+}
+
+impl fmt::Debug for PickContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PickContext")
+            .field("nodes", &self.nodes.len())
+            .field("key", &self.key)
+            .field("tried", &self.tried.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl PolicyFactory ===
+
+impl PolicyFactory {
+    /// A factory that clones `policy`.
+    pub fn cloning<P: Policy + Clone + Sync>(policy: P) -> Self {
+        Self(Arc::new(move || Box::new(policy.clone())))
+    }
+
+    pub(crate) fn make(&self) -> Box<dyn Policy> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for PolicyFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PolicyFactory")
+    }
+}
+
+impl<P: Policy + Clone + Sync> IntoPolicy for P {
+    type Key = NoKey;
+
+    fn into_policy(self) -> Result<(PolicyFactory, NoKey), BuildError> {
+        Ok((PolicyFactory::cloning(self), NoKey))
+    }
+}

@@ -1,0 +1,92 @@
+//! One after the other.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{Pick, PickContext, Picker, Policy, Tier, stride::Stride};
+
+/// Each node in its turn, by weight.
+///
+/// The position starts at random and survives every change of the set, so that neither a thousand
+/// fresh clients nor frequent updates favour the first nodes. Where weights differ the turns follow
+/// an exact schedule (gRFC A58's static stride), which spreads them as evenly as weights allow.
+///
+/// ```
+/// use evenkeel::{Endpoint, policy::RoundRobin, pool::TestBed};
+///
+/// let endpoints = [Endpoint::new(([10, 0, 0, 1], 80)), Endpoint::new(([10, 0, 0, 2], 80))];
+/// let bed = TestBed::new(RoundRobin::new(), endpoints).unwrap();
+/// let turns: Vec<_> = (0..4).map(|_| bed.pick(None).unwrap().endpoint()).collect();
+/// assert_eq!(turns[0], turns[2]);
+/// assert_eq!(turns[1], turns[3]);
+/// assert_ne!(turns[0], turns[1]);
+/// ```
+#[derive(Debug, Default)]
+pub struct RoundRobin {
+    position: Option<Arc<AtomicU64>>,
+}
+
+#[derive(Debug)]
+struct RoundRobinPicker {
+    position: Arc<AtomicU64>,
+    stride: Option<Stride>,
+}
+
+// === impl RoundRobin ===
+
+impl RoundRobin {
+    /// Round robin from a random start.
+    pub const fn new() -> Self {
+        Self { position: None }
+    }
+}
+
+impl Clone for RoundRobin {
+    /// A clone is for another balancer: it has a start of its own.
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl Policy for RoundRobin {
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        // 2^48 turns from the wrap at the least, so that the schedule does not jump.
+        let start = || Arc::new(AtomicU64::new(tier.rng().next_u64() >> 1));
+        let position = Arc::clone(self.position.get_or_insert_with(start));
+        Arc::new(RoundRobinPicker { position, stride: Stride::of(tier) })
+    }
+}
+
+// === impl RoundRobinPicker ===
+
+impl RoundRobinPicker {
+    #[inline]
+    fn turn(&self, nodes: usize) -> usize {
+        let next = || self.position.fetch_add(1, Ordering::Relaxed);
+        match &self.stride {
+            None => (next() % nodes as u64) as usize,
+            Some(stride) => stride.pick(next),
+        }
+    }
+}
+
+impl Picker for RoundRobinPicker {
+    #[inline]
+    fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
+        let nodes = cx.len();
+        if nodes == 0 {
+            return Pick::Fail;
+        }
+        // A node that is not accepted gives its turn to the next of the schedule, for which that
+        // turn is then over: so its share is spread over all, and not left to its neighbour.
+        for _ in 0..nodes.min(64) {
+            let index = self.turn(nodes);
+            if cx.accepts(index) {
+                return Pick::Use(index);
+            }
+        }
+        cx.any_accepted().map_or(Pick::Fail, Pick::Use)
+    }
+}

@@ -1,0 +1,56 @@
+//! Drawing at random by weight.
+
+use super::{PickContext, Rng, Tier};
+
+/// The weights of a tier, where they differ.
+#[derive(Clone, Debug)]
+pub(super) struct Weights {
+    each: Box<[f64]>,
+    /// `upto[i]` is the sum of the weights up to and with node `i`.
+    upto: Box<[u64]>,
+}
+
+impl Weights {
+    /// `None` where all are equal: then no draw need look at them.
+    pub(super) fn of(tier: &Tier<'_>) -> Option<Self> {
+        tier.is_weighted().then(|| {
+            let mut sum = 0_u64;
+            let upto = tier
+                .weights()
+                .iter()
+                .map(|&weight| {
+                    sum += u64::from(weight);
+                    sum
+                })
+                .collect();
+            Self { each: tier.weights().iter().map(|&weight| f64::from(weight)).collect(), upto }
+        })
+    }
+
+    /// A node, each as likely as its share of the weights.
+    pub(super) fn draw(&self, rng: &mut Rng) -> usize {
+        let total = self.upto.last().copied().unwrap_or(0);
+        let point = ((u128::from(rng.next_u64()) * u128::from(total)) >> 64) as u64;
+        self.upto.partition_point(|&upto| upto <= point)
+    }
+
+    /// One of the accepted nodes, each as likely as its share of their weights.
+    pub(super) fn draw_accepted(&self, cx: &mut PickContext<'_>) -> Option<usize> {
+        let mut chosen = None;
+        let mut total = 0.0;
+        for index in 0..cx.len() {
+            if cx.accepts(index) {
+                // Reservoir sampling by weight (Chao 1982), with a sample of one.
+                total += self.each[index];
+                if cx.rng().next_f64() * total < self.each[index] {
+                    chosen = Some(index);
+                }
+            }
+        }
+        chosen
+    }
+
+    pub(super) fn get(&self, index: usize) -> f64 {
+        self.each[index]
+    }
+}

@@ -1,0 +1,206 @@
+//! What a new set changes: by identity for connections, by value for the rest.
+
+use std::{collections::HashMap, mem, sync::Arc, time::Instant};
+
+use super::make::MakeEndpoint;
+use crate::{
+    discovery::Endpoints,
+    endpoint::{Endpoint, Identity},
+    node::{Fleet, Link, Node},
+};
+
+/// The nodes that discovery lists, and those that it listed and that requests still hold.
+#[derive(Debug)]
+pub(crate) struct Roster<S> {
+    listed: Vec<Member<S>>,
+    index: HashMap<Identity, usize>,
+    /// No longer listed, but still in the snapshot that requests see.
+    leaving: HashMap<Identity, Member<S>>,
+    draining: HashMap<Identity, Draining<S>>,
+    next_id: u64,
+    fleet: Arc<Fleet>,
+}
+
+/// A node with what talks to it.
+#[derive(Debug)]
+pub(crate) struct Member<S> {
+    pub(crate) node: Arc<Node>,
+    pub(crate) service: S,
+    endpoint: Endpoint,
+}
+
+#[derive(Debug)]
+struct Draining<S> {
+    member: Member<S>,
+    until: Instant,
+}
+
+/// What a set changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Diff {
+    pub(crate) added: usize,
+    pub(crate) removed: usize,
+    pub(crate) changed: usize,
+    /// Endpoints that cannot be dialled, and so are left out.
+    pub(crate) invalid: Vec<Endpoint>,
+}
+
+// === impl Roster ===
+
+impl<S> Roster<S> {
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
+        Self {
+            listed: Vec::new(),
+            index: HashMap::new(),
+            leaving: HashMap::new(),
+            draining: HashMap::new(),
+            next_id: 0,
+            fleet,
+        }
+    }
+
+    pub(crate) fn listed(&self) -> &[Member<S>] {
+        &self.listed
+    }
+
+    /// The set becomes `endpoints`. Nodes of endpoints that stay are kept, whatever of their value
+    /// changed; one that comes back while it drains is the same node again. Of duplicates the first
+    /// counts. Once requests no longer see those that leave, [`settle`](Self::settle) them.
+    pub(crate) fn apply<M>(&mut self, endpoints: Endpoints, make: &M) -> Diff
+    where
+        M: MakeEndpoint<Service = S>,
+    {
+        let mut diff = Diff::default();
+        let mut before: Vec<_> = mem::take(&mut self.listed).into_iter().map(Some).collect();
+        let index_before = mem::take(&mut self.index);
+        for endpoint in endpoints {
+            if self.index.contains_key(endpoint.identity()) {
+                continue;
+            }
+            if endpoint.addresses().any(|address| address.port() == Some(0)) {
+                diff.invalid.push(endpoint);
+                continue;
+            }
+            let kept = index_before.get(endpoint.identity()).and_then(|&at| before[at].take());
+            let member = match kept {
+                Some(mut member) => {
+                    diff.changed += usize::from(member.take_value(&endpoint));
+                    member
+                }
+                None => {
+                    diff.added += 1;
+                    self.revive(&endpoint).unwrap_or_else(|| self.create(endpoint.clone(), make))
+                }
+            };
+            self.index.insert(endpoint.identity().clone(), self.listed.len());
+            self.listed.push(member);
+        }
+        for member in before.into_iter().flatten() {
+            diff.removed += 1;
+            tracing::debug!(endpoint = %member.endpoint, "endpoint removed");
+            self.leaving.insert(member.endpoint.identity().clone(), member);
+        }
+        diff
+    }
+
+    /// The node of an endpoint that was listed before and is not gone yet, listed once more.
+    fn revive(&mut self, endpoint: &Endpoint) -> Option<Member<S>> {
+        let identity = endpoint.identity();
+        let leaving = self.leaving.remove(identity);
+        let mut member = leaving.or_else(|| Some(self.draining.remove(identity)?.member))?;
+        member.node.revive();
+        member.take_value(endpoint);
+        tracing::debug!(%endpoint, "endpoint added again before it was gone");
+        Some(member)
+    }
+
+    /// Retires the nodes that left, now that no snapshot lists them: those without a request go at
+    /// once, the others drain until `until`.
+    pub(crate) fn settle(&mut self, until: Instant) {
+        for (identity, member) in self.leaving.drain() {
+            if member.node.retire() {
+                member.node.close();
+            } else {
+                self.draining.insert(identity, Draining { member, until });
+            }
+        }
+    }
+
+    fn create<M>(&mut self, endpoint: Endpoint, make: &M) -> Member<S>
+    where
+        M: MakeEndpoint<Service = S>,
+    {
+        let node = Node::new(self.next_id, &endpoint, Arc::clone(&self.fleet));
+        self.next_id += 1;
+        let service = make.make(&endpoint, Link::new(Arc::clone(&node)));
+        tracing::debug!(%endpoint, "endpoint added");
+        Member { node, service, endpoint }
+    }
+
+    /// Makes the service of `node` anew; false if it is not listed.
+    pub(crate) fn remake<M>(&mut self, node: &Arc<Node>, make: &M) -> bool
+    where
+        M: MakeEndpoint<Service = S>,
+    {
+        let Some(member) = self.listed.iter_mut().find(|member| Arc::ptr_eq(&member.node, node))
+        else {
+            return false;
+        };
+        member.service = make.make(&member.endpoint, Link::new(Arc::clone(node)));
+        true
+    }
+
+    /// Lets go of `node` if it drains and no request holds it any longer.
+    pub(crate) fn release(&mut self, node: &Node) {
+        if node.is_retired()
+            && node.in_flight() == 0
+            && self.draining.remove(node.endpoint().identity()).is_some()
+        {
+            tracing::debug!(endpoint = %node, "endpoint drained");
+            node.close();
+        }
+    }
+
+    /// Cuts off what drains for too long.
+    pub(crate) fn cut_overdue(&mut self, now: Instant) {
+        self.draining.retain(|_, draining| {
+            let overdue = draining.until <= now;
+            if overdue {
+                let node = &draining.member.node;
+                tracing::info!(endpoint = %node, in_flight = node.in_flight(), "drain timed out");
+                node.close();
+            }
+            !overdue
+        });
+    }
+
+    pub(crate) fn next_overdue(&self) -> Option<Instant> {
+        self.draining.values().map(|draining| draining.until).min()
+    }
+
+    pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.draining.values().map(|draining| &draining.member.node)
+    }
+}
+
+// === impl Member ===
+
+impl<S> Member<S> {
+    /// Takes the endpoint's value; true if it changed.
+    fn take_value(&mut self, endpoint: &Endpoint) -> bool {
+        if self.endpoint == *endpoint {
+            return false;
+        }
+        self.node.replace_endpoint(endpoint);
+        self.endpoint = endpoint.clone();
+        true
+    }
+}
+
+// === impl Diff ===
+
+impl Diff {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added + self.removed + self.changed == 0
+    }
+}

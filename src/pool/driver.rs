@@ -1,0 +1,360 @@
+//! The one task of a balancer: applies what discovery says, publishes snapshots, dials, drains.
+//!
+//! It needs no traffic to make progress, holds the shared state weakly, and ends when the last
+//! handle and the last call are gone. If it dies, whoever waits is told.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Instant,
+};
+
+use futures_core::Stream;
+use tokio::sync::mpsc;
+
+use super::{
+    build::build,
+    dials::{Dials, Rested},
+    diff::Roster,
+    make::MakeEndpoint,
+    settings::Limits,
+    shared::{Command, DriverEnds, Shared, model_of},
+    snapshot::Snapshot,
+    status::DiscoveryView,
+};
+use crate::{
+    discovery::{Endpoints, OnEmpty, Reason, RefreshHandle, Update},
+    error::DiscoverError,
+    node::{Fleet, Node, after},
+    policy::Policy,
+};
+
+/// Updates, or nodes that ask for attention, taken together before their effect is published.
+const BATCH: usize = 256;
+
+pub(crate) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
+
+/// The state of the task.
+pub(crate) struct Driver<M: MakeEndpoint, K> {
+    shared: Weak<Shared<M::Service, K>>,
+    fleet: Arc<Fleet>,
+    make: M,
+    /// Away only while a build has it.
+    policy: Option<Box<dyn Policy>>,
+    key: K,
+    limits: Limits,
+    on_empty: OnEmpty,
+    refresh: RefreshHandle,
+    roster: Roster<M::Service>,
+    dials: Dials,
+    view: DiscoveryView,
+    /// When a set that is known to be gone is no longer kept.
+    clear_at: Option<Instant>,
+    /// The snapshot no longer says what the roster does.
+    outdated: bool,
+    /// Nodes whose service was made anew: their backoff ends when requests see the new one.
+    remade: Vec<Arc<Node>>,
+}
+
+/// Says so when the driver is gone, however it went.
+struct Farewell<S, K: Clone>(Weak<Shared<S, K>>);
+
+// === impl Driver ===
+
+impl<M, K> Driver<M, K>
+where
+    M: MakeEndpoint,
+    K: Clone + Send + Sync + 'static,
+{
+    pub(crate) fn new(
+        shared: &Arc<Shared<M::Service, K>>,
+        make: M,
+        policy: Box<dyn Policy>,
+        on_empty: OnEmpty,
+        refresh: RefreshHandle,
+    ) -> Self {
+        let snapshot = shared.snapshot.load();
+        Self {
+            shared: Arc::downgrade(shared),
+            fleet: Arc::clone(&shared.fleet),
+            make,
+            policy: Some(policy),
+            key: snapshot.key.clone(),
+            limits: snapshot.limits,
+            on_empty,
+            refresh,
+            roster: Roster::new(Arc::clone(&shared.fleet)),
+            dials: Dials::default(),
+            view: DiscoveryView::default(),
+            clear_at: None,
+            outdated: false,
+            remade: Vec::new(),
+        }
+    }
+
+    /// Runs until nobody holds the balancer any longer.
+    pub(crate) async fn run(
+        mut self,
+        updates: impl FnOnce() -> Updates,
+        mut ends: DriverEnds<K>,
+        mut attended: mpsc::UnboundedReceiver<Arc<Node>>,
+    ) {
+        let _farewell = Farewell(self.shared.clone());
+        let mut updates = Some(updates());
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                _ = &mut ends.gone => return,
+                Some(command) = ends.commands.recv() => self.command(command),
+                update = next(&mut updates) => match update {
+                    Some(update) => {
+                        self.hear(update);
+                        self.hear_what_is_ready(&mut updates).await;
+                    }
+                    None => {
+                        tracing::debug!("discovery ended; its last set stands");
+                        updates = None;
+                    }
+                },
+                Some(node) = attended.recv() => {
+                    self.attend(&node);
+                    for _ in 1..BATCH {
+                        let Ok(node) = attended.try_recv() else { break };
+                        self.attend(&node);
+                    }
+                }
+                () = sleep_until(&self.fleet, due) => {}
+            }
+            self.on_time();
+            if self.outdated && self.publish().await.is_none() {
+                return;
+            }
+            self.dials.start(&self.fleet);
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let dials = self.dials.next_due().map(|nanos| self.fleet.instant(nanos));
+        [dials, self.clear_at, self.roster.next_overdue()].into_iter().flatten().min()
+    }
+
+    // --- discovery ---
+
+    /// Several updates at once cost one snapshot.
+    async fn hear_what_is_ready(&mut self, updates: &mut Option<Updates>) {
+        let Some(updates) = updates.as_mut() else { return };
+        for _ in 1..BATCH {
+            let ready = poll_fn(|cx| match updates.as_mut().poll_next(cx) {
+                Poll::Ready(Some(update)) => Poll::Ready(Some(update)),
+                // An end is heard again at the next look.
+                Poll::Ready(None) | Poll::Pending => Poll::Ready(None),
+            });
+            match ready.await {
+                Some(update) => self.hear(update),
+                None => return,
+            }
+        }
+    }
+
+    fn hear(&mut self, update: Update) {
+        let now = self.fleet.now();
+        self.view.heard_at = Some(now);
+        let error = match update {
+            Update::Set(endpoints) if endpoints.is_empty() => {
+                self.hear_empty(Reason::NothingListed, now);
+                None
+            }
+            Update::Set(endpoints) => self.hear_set(endpoints, now),
+            // A merged view of nothing is no view: no part of the source has ever answered.
+            Update::Partial(endpoints, error) if endpoints.is_empty() => Some(error),
+            Update::Partial(endpoints, error) => {
+                let invalid = self.hear_set(endpoints, now);
+                Some(invalid.unwrap_or(error))
+            }
+            Update::Empty(reason) => {
+                self.hear_empty(reason, now);
+                None
+            }
+            Update::Failed(error) => Some(error),
+        };
+        match (&self.view.error, &error) {
+            (None, Some(error)) => tracing::warn!(%error, "discovery failed, the last set stands"),
+            (Some(_), Some(error)) => tracing::debug!(%error, "discovery failed again"),
+            (Some(_), None) => tracing::info!("discovery answers again"),
+            (None, None) => {}
+        }
+        self.view.error = error;
+        if let Some(shared) = self.shared.upgrade() {
+            shared.discovery.store(Arc::new(self.view.clone()));
+        }
+    }
+
+    fn hear_set(&mut self, endpoints: Endpoints, now: Instant) -> Option<DiscoverError> {
+        self.view.answered_at = Some(now);
+        self.view.empty = None;
+        self.clear_at = None;
+        self.apply(endpoints)
+    }
+
+    fn hear_empty(&mut self, reason: Reason, now: Instant) {
+        self.view.answered_at = Some(now);
+        self.view.empty = Some(reason);
+        match self.on_empty {
+            OnEmpty::Clear => drop(self.apply(Endpoints::default())),
+            OnEmpty::KeepFor(time) => {
+                self.clear_at.get_or_insert(after(now, time));
+            }
+            OnEmpty::Keep => {}
+        }
+    }
+
+    /// Makes the roster what `endpoints` say; an error names what of it cannot be used.
+    fn apply(&mut self, endpoints: Endpoints) -> Option<DiscoverError> {
+        let diff = self.roster.apply(endpoints, &self.make);
+        if !diff.is_empty() {
+            self.outdated = true;
+            tracing::info!(
+                added = diff.added,
+                removed = diff.removed,
+                changed = diff.changed,
+                endpoints = self.roster.listed().len(),
+                "the set of endpoints changed"
+            );
+        }
+        let first = diff.invalid.first()?;
+        let count = diff.invalid.len();
+        Some(DiscoverError::new(format!(
+            "{count} endpoints with port 0 are left out, first {first}"
+        )))
+    }
+
+    // --- connections ---
+
+    fn attend(&mut self, node: &Arc<Node>) {
+        node.attended();
+        self.dials.attend(node);
+        if node.link.is_failed() {
+            self.refresh.request();
+        }
+        if node.is_retired() {
+            self.roster.release(node);
+            self.show_draining();
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.fleet.now();
+        if self.clear_at.is_some_and(|at| at <= now) {
+            self.clear_at = None;
+            self.apply(Endpoints::default());
+        }
+        if self.roster.next_overdue().is_some_and(|at| at <= now) {
+            self.roster.cut_overdue(now);
+            self.show_draining();
+        }
+        let rested = self.dials.rested(&self.fleet);
+        if rested.is_empty() {
+            return;
+        }
+        let listed = self.roster.listed().iter();
+        let mut connected = listed.filter(|member| member.node.link.is_up()).count();
+        for rested in rested {
+            match rested {
+                Rested::Managed(node) => {
+                    node.end_backoff();
+                    if connected < self.limits.keep_connected {
+                        connected += 1;
+                        self.dials.want(node);
+                    }
+                }
+                Rested::Unmanaged(node) => {
+                    if self.roster.remake(&node, &self.make) {
+                        self.outdated = true;
+                        self.remade.push(node);
+                    }
+                }
+            }
+        }
+    }
+
+    // --- what requests see ---
+
+    fn command(&mut self, command: Command<K>) {
+        // Checked when it was given, against limits that may have changed since: nonsense is left out.
+        if let Ok(limits) = self.limits.with(&command.changes) {
+            self.limits = limits;
+        }
+        if let Some((policy, key)) = command.policy {
+            self.policy = Some(policy);
+            self.key = key;
+        }
+        self.outdated = true;
+        tracing::info!("settings changed");
+    }
+
+    /// Publishes a snapshot of the roster, then wakes who waits for it, and only then retires what
+    /// it no longer lists. `None` if the balancer or the runtime is gone.
+    async fn publish(&mut self) -> Option<()> {
+        self.outdated = false;
+        let policy = self.policy.take()?;
+        let (scope, model) = (policy.scope(), model_of(&*policy, &self.limits));
+        let (policy, tiers) = build(policy, self.roster.listed(), &self.fleet).await?;
+        self.policy = Some(policy);
+        let snapshot = Snapshot {
+            tiers,
+            key: self.key.clone(),
+            limits: self.limits,
+            scope,
+            model,
+            listed: self.roster.listed().len(),
+        };
+        self.shared.upgrade()?.snapshot.store(Arc::new(snapshot));
+        self.remade.drain(..).for_each(|node| node.end_backoff());
+        self.fleet.signal.raise();
+        self.roster.settle(after(self.fleet.now(), self.limits.drain_timeout));
+        self.show_draining();
+        let listed = self.roster.listed().iter().map(|member| &member.node);
+        self.dials.plan_eager(&self.fleet, listed, self.limits.keep_connected);
+        Some(())
+    }
+
+    fn show_draining(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            let draining: Vec<_> = self.roster.draining().cloned().collect();
+            if !(draining.is_empty() && shared.draining.load().is_empty()) {
+                shared.draining.store(Arc::new(draining));
+            }
+        }
+    }
+}
+
+/// The next update; pending for ever once there are no more.
+async fn next(updates: &mut Option<Updates>) -> Option<Update> {
+    match updates {
+        Some(updates) => poll_fn(|cx| updates.as_mut().poll_next(cx)).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn sleep_until(fleet: &Fleet, due: Option<Instant>) -> impl Future<Output = ()> + Send + use<> {
+    let sleep = due.map(|due| fleet.clock().sleep_until(due));
+    async move {
+        match sleep {
+            Some(sleep) => sleep.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+// === impl Farewell ===
+
+impl<S, K: Clone> Drop for Farewell<S, K> {
+    fn drop(&mut self) {
+        let Some(shared) = self.0.upgrade() else { return };
+        tracing::warn!(target = %shared.target, "the balancer's task is gone, calls fail from here on");
+        shared.close();
+    }
+}

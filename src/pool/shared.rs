@@ -1,0 +1,206 @@
+//! What the handles of a balancer, the calls in flight and its driver have in common.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    settings::{Changes, Limits, Settings},
+    snapshot::Snapshot,
+    status::{DiscoveryView, EndpointStatus, Status},
+};
+use crate::{
+    error::{BuildError, Census, Error},
+    node::{Fleet, LatencyModel, Listener, Node, NodeId},
+    policy::Policy,
+};
+
+/// Held by every handle and every call that may have to pick again; the driver holds it weakly, and
+/// ends when it goes.
+pub(crate) struct Shared<S, K> {
+    pub(crate) snapshot: ArcSwap<Snapshot<S, K>>,
+    pub(crate) discovery: ArcSwap<DiscoveryView>,
+    pub(crate) draining: ArcSwap<Vec<Arc<Node>>>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) target: Arc<str>,
+    waiting: AtomicUsize,
+    closed: AtomicBool,
+    commands: mpsc::UnboundedSender<Command<K>>,
+    /// Never sent on: tells the driver, by its drop, that nobody is left.
+    _alive: oneshot::Sender<std::convert::Infallible>,
+}
+
+/// A change of settings, checked.
+pub(crate) struct Command<K> {
+    pub(crate) changes: Changes,
+    pub(crate) policy: Option<(Box<dyn Policy>, K)>,
+}
+
+/// The driver's ends of what [`Shared`] holds.
+pub(crate) struct DriverEnds<K> {
+    pub(crate) commands: mpsc::UnboundedReceiver<Command<K>>,
+    pub(crate) gone: oneshot::Receiver<std::convert::Infallible>,
+}
+
+/// A call's place among those that wait.
+pub(crate) struct WaitingPlace<S, K>(Arc<Shared<S, K>>);
+
+// === impl Shared ===
+
+impl<S, K> Shared<S, K> {
+    pub(crate) fn new(
+        key: K,
+        limits: Limits,
+        fleet: Arc<Fleet>,
+        target: Arc<str>,
+    ) -> (Arc<Self>, DriverEnds<K>) {
+        let (commands, commanded) = mpsc::unbounded_channel();
+        let (alive, gone) = oneshot::channel();
+        let shared = Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::empty(key, limits)),
+            discovery: ArcSwap::default(),
+            draining: ArcSwap::default(),
+            fleet,
+            target,
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            commands,
+            _alive: alive,
+        };
+        (Arc::new(shared), DriverEnds { commands: commanded, gone })
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The driver is gone: nothing will ever change again, so nothing is served any more.
+    pub(crate) fn close(&self)
+    where
+        K: Clone,
+    {
+        self.closed.store(true, Ordering::Release);
+        let (key, limits) = {
+            let last = self.snapshot.load();
+            (last.key.clone(), last.limits)
+        };
+        self.snapshot.store(Arc::new(Snapshot::empty(key, limits)));
+        self.fleet.signal.raise();
+    }
+
+    pub(crate) fn closed_error(&self) -> Error {
+        Error::closed(Arc::clone(&self.target))
+    }
+
+    pub(crate) fn listen(&self) -> Listener {
+        self.fleet.signal.listen()
+    }
+
+    /// Waiting may also help where nothing is listed: the next answer of discovery may list some.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshot.load().listed == 0
+    }
+
+    pub(crate) fn wait(self: &Arc<Self>, limit: usize) -> Result<WaitingPlace<S, K>, Error> {
+        let place = WaitingPlace(Arc::clone(self));
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
+            return Err(Error::too_many_waiting(Arc::clone(&self.target), limit));
+        }
+        Ok(place)
+    }
+
+    pub(crate) fn no_endpoint(&self, tried: &[NodeId]) -> Error {
+        let census = self.snapshot.load().census(tried);
+        self.no_endpoint_for(census)
+    }
+
+    pub(crate) fn no_endpoint_for(&self, census: Census) -> Error {
+        Error::no_endpoint(Arc::clone(&self.target), census, self.discovery.load().error.clone())
+    }
+}
+
+impl<S, K> fmt::Debug for Shared<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("target", &self.target)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, K> Drop for WaitingPlace<S, K> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What can be asked of a balancer whatever its service.
+pub(crate) trait Control<K>: Send + Sync {
+    fn status(&self) -> Status;
+    fn update(&self, settings: Settings<K>) -> Result<(), BuildError>;
+    fn listen(&self) -> Listener;
+    /// `Some` once a request could be served, or never will be.
+    fn readiness(&self) -> Option<Result<(), Error>>;
+}
+
+impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
+    fn status(&self) -> Status {
+        let now = self.fleet.now();
+        let snapshot = self.snapshot.load();
+        let draining = self.draining.load();
+        let of = |node: &Arc<Node>| EndpointStatus::of(node, snapshot.model, now);
+        Status {
+            target: Arc::clone(&self.target),
+            discovery: self.discovery.load().status(now),
+            endpoints: snapshot.nodes().map(of).chain(draining.iter().map(of)).collect(),
+            waiting: self.waiting.load(Ordering::Acquire),
+            closed: self.is_closed(),
+        }
+    }
+
+    fn update(&self, settings: Settings<K>) -> Result<(), BuildError> {
+        // Checked against what is in force, so that the caller hears of a mistake.
+        self.snapshot.load().limits.with(&settings.changes)?;
+        let policy = match settings.policy {
+            None => None,
+            Some(policy) => {
+                let (factory, key) = policy?;
+                Some((factory.make(), key))
+            }
+        };
+        // Without a driver nothing is balanced any more, and there is nothing to change.
+        let _ = self.commands.send(Command { changes: settings.changes, policy });
+        Ok(())
+    }
+
+    fn listen(&self) -> Listener {
+        Shared::listen(self)
+    }
+
+    fn readiness(&self) -> Option<Result<(), Error>> {
+        if self.is_closed() {
+            return Some(Err(self.closed_error()));
+        }
+        let snapshot = self.snapshot.load();
+        if snapshot.nodes().any(|node| node.link.is_up()) {
+            return Some(Ok(()));
+        }
+        for node in snapshot.nodes().filter(|node| node.link.is_idle()).take(1) {
+            node.want();
+        }
+        None
+    }
+}
+
+/// What is measured by a policy under the limits in force.
+pub(crate) fn model_of(policy: &dyn Policy, limits: &Limits) -> LatencyModel {
+    limits.latency_model(policy.latency_model())
+}

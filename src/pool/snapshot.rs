@@ -1,0 +1,176 @@
+//! The immutable view that requests pick from.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use super::settings::Limits;
+use crate::{
+    error::Census,
+    node::{Fleet, LatencyModel, Lease, Node, NodeId},
+    policy::{Pick, PickContext, Picker, Scope},
+};
+
+/// What requests see: tiers with their nodes, services and pickers, and the settings in force.
+pub(crate) struct Snapshot<S, K> {
+    pub(crate) tiers: Box<[TierView<S>]>,
+    pub(crate) key: K,
+    pub(crate) limits: Limits,
+    pub(crate) scope: Scope,
+    pub(crate) model: LatencyModel,
+    /// Endpoints that discovery lists, whether in a tier or not.
+    pub(crate) listed: usize,
+}
+
+/// One tier, as requests see it.
+pub(crate) struct TierView<S> {
+    pub(crate) nodes: Box<[Arc<Node>]>,
+    pub(crate) services: Box<[S]>,
+    pub(crate) picker: Arc<dyn Picker>,
+}
+
+/// What there is for a request.
+pub(crate) enum Choice<'a, S> {
+    /// A place on a node, and its service.
+    Take(Lease, &'a S),
+    /// A node that is not connected yet was wanted, and none that is up is accepted.
+    Wait,
+    /// No node is accepted.
+    Fail,
+    /// The node was removed meanwhile: there is a newer snapshot.
+    Stale,
+}
+
+/// Picks that lost their place to another request before the rest is looked at as full.
+const LOST_RACES: usize = 3;
+
+// === impl Snapshot ===
+
+impl<S, K> Snapshot<S, K> {
+    /// A view of nothing, from before discovery answered.
+    pub(crate) fn empty(key: K, limits: Limits) -> Self {
+        Self {
+            tiers: Box::default(),
+            key,
+            limits,
+            scope: Scope::Usable,
+            model: LatencyModel::None,
+            listed: 0,
+        }
+    }
+
+    /// A place for a request with `key` that has tried the nodes in `tried`: on the first tier that
+    /// has, or may soon have, one to use.
+    #[inline]
+    pub(crate) fn choose(
+        &self,
+        fleet: &Fleet,
+        key: Option<u64>,
+        tried: &[NodeId],
+    ) -> Choice<'_, S> {
+        for tier in &self.tiers {
+            let mut cx = PickContext::new(
+                &tier.nodes,
+                fleet,
+                key,
+                tried,
+                self.limits.max_in_flight,
+                self.scope,
+            );
+            match self.choose_in(tier, &mut cx) {
+                Choice::Fail => {}
+                found => return found,
+            }
+        }
+        Choice::Fail
+    }
+
+    #[inline]
+    fn choose_in<'a>(&'a self, tier: &'a TierView<S>, cx: &mut PickContext<'_>) -> Choice<'a, S> {
+        for _ in 0..LOST_RACES {
+            let mut index = match tier.picker.pick(cx) {
+                Pick::Use(index) => index,
+                Pick::Wait => return Choice::Wait,
+                Pick::Fail => return Choice::Fail,
+            };
+            let Some(mut node) = tier.nodes.get(index) else { return Choice::Fail };
+            if !node.link.is_up() {
+                node.want();
+                if self.scope == Scope::Listed {
+                    // Its first dial; once that has failed, the picker walks past it.
+                    return Choice::Wait;
+                }
+                cx.require_up();
+                let Pick::Use(connected) = tier.picker.pick(cx) else { return Choice::Wait };
+                index = connected;
+                match tier.nodes.get(index) {
+                    Some(connected) => node = connected,
+                    None => return Choice::Wait,
+                }
+            }
+            let timed = match self.model {
+                LatencyModel::None => None,
+                model => Some((cx.now(), model)),
+            };
+            if let Some(lease) = Lease::acquire(node, self.limits.max_in_flight, timed) {
+                // Counted first, looked second: so either this sees that the node is retired, or
+                // whoever retires it sees the request, and lets it drain.
+                if node.is_retired() {
+                    lease.cancel();
+                    return Choice::Stale;
+                }
+                return Choice::Take(lease, &tier.services[index]);
+            }
+        }
+        Choice::Fail
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.tiers.iter().flat_map(|tier| &tier.nodes)
+    }
+
+    /// Whether waiting may help a request that found nothing: some node it has not tried is idle,
+    /// connecting, or dialled again before `deadline`. Asks for the dial of what is idle.
+    pub(crate) fn may_serve_by(&self, fleet: &Fleet, deadline: Instant, tried: &[NodeId]) -> bool {
+        let deadline = fleet.nanos(deadline);
+        let mut hope = false;
+        for node in self.nodes().filter(|node| !tried.contains(&node.id())) {
+            if node.link.is_idle() {
+                node.want();
+            }
+            hope |= match node.link.failed_until() {
+                Some(until) => until <= deadline,
+                None => !node.link.is_up(),
+            };
+        }
+        hope
+    }
+
+    /// Why none of the nodes can be used by a request that has tried those in `tried`.
+    pub(crate) fn census(&self, tried: &[NodeId]) -> Census {
+        let mut census = Census { known: self.listed, ..Census::default() };
+        let mut in_tiers = 0;
+        for node in self.nodes() {
+            in_tiers += 1;
+            if tried.contains(&node.id()) {
+                census.tried += 1;
+            } else if node.link.is_failed() {
+                census.failed += 1;
+            } else if !node.link.is_up() {
+                census.unconnected += 1;
+            } else if self.limits.max_in_flight.is_some_and(|cap| node.in_flight() >= cap) {
+                census.full += 1;
+            }
+        }
+        census.unlisted = self.listed.saturating_sub(in_tiers);
+        census
+    }
+}
+
+impl<S, K> fmt::Debug for Snapshot<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("listed", &self.listed)
+            .field("tiers", &self.tiers.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,151 @@
+//! What observers read: the endpoints and how they do, and what discovery last said.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    discovery::Reason,
+    endpoint::Endpoint,
+    error::DiscoverError,
+    node::{LatencyModel, LinkState, Node},
+};
+
+/// A balancer at one moment. Printed, it is a table.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// The name of what is balanced, as in its errors.
+    pub target: Arc<str>,
+    /// What discovery last said.
+    pub discovery: DiscoveryStatus,
+    /// The endpoints that discovery lists, in the order of tiers, then those that drain.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Calls that wait for an endpoint.
+    pub waiting: usize,
+    /// Whether the balancer is gone.
+    pub closed: bool,
+}
+
+/// What discovery last said.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DiscoveryStatus {
+    /// Time since it last said anything; `None` before it has.
+    pub heard: Option<Duration>,
+    /// Time since it last gave a set, or said that there is none. The age of what is in use.
+    pub answered: Option<Duration>,
+    /// Why the set is known to be empty, if it is.
+    pub empty: Option<Reason>,
+    /// Its last error, until an answer without one.
+    pub error: Option<DiscoverError>,
+}
+
+/// An endpoint at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// The endpoint, as discovery describes it now.
+    pub endpoint: Endpoint,
+    /// Whether it is used, left out, or on its way out.
+    pub state: EndpointState,
+    /// Its connection.
+    pub link: LinkState,
+    /// Why its connection last failed, if it ever did.
+    pub last_failure: Option<String>,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// The latency to expect, where it is measured.
+    pub latency: Option<Duration>,
+    /// The share of requests that succeed, 0.001 to 1.
+    pub success: f64,
+}
+
+/// Whether an endpoint is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndpointState {
+    /// It takes requests.
+    Serving,
+    /// Discovery no longer lists it; the requests that it has may end.
+    Draining,
+}
+
+/// What the driver knows of discovery.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DiscoveryView {
+    pub(crate) heard_at: Option<Instant>,
+    pub(crate) answered_at: Option<Instant>,
+    pub(crate) empty: Option<Reason>,
+    pub(crate) error: Option<DiscoverError>,
+}
+
+// === impl DiscoveryView ===
+
+impl DiscoveryView {
+    pub(crate) fn status(&self, now: Instant) -> DiscoveryStatus {
+        let age = |at: Instant| now.saturating_duration_since(at);
+        DiscoveryStatus {
+            heard: self.heard_at.map(age),
+            answered: self.answered_at.map(age),
+            empty: self.empty.clone(),
+            error: self.error.clone(),
+        }
+    }
+}
+
+// === impl EndpointStatus ===
+
+impl EndpointStatus {
+    pub(crate) fn of(node: &Node, model: LatencyModel, now: Instant) -> Self {
+        let draining = node.is_retired();
+        Self {
+            endpoint: node.endpoint(),
+            state: if draining { EndpointState::Draining } else { EndpointState::Serving },
+            link: node.link_state(),
+            last_failure: node.link.cause().map(|cause| cause.to_string()),
+            in_flight: node.in_flight(),
+            latency: (model != LatencyModel::None).then(|| node.latency(model, now)).flatten(),
+            success: node.success(now),
+        }
+    }
+}
+
+// === impl Status ===
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} endpoints, {} calls waiting",
+            self.target,
+            self.endpoints.len(),
+            self.waiting
+        )?;
+        if let Some(age) = self.discovery.answered {
+            write!(f, ", discovered {age:.1?} ago")?;
+        }
+        if let Some(reason) = &self.discovery.empty {
+            write!(f, ", empty: {reason}")?;
+        }
+        if let Some(error) = &self.discovery.error {
+            write!(f, ", discovery error: {error}")?;
+        }
+        for status in &self.endpoints {
+            let latency = status.latency.map_or("-".to_owned(), |latency| format!("{latency:.1?}"));
+            write!(
+                f,
+                "\n  {:<28} {:<9} {:<11} {:>5} in flight  latency {:>8}  success {:.3}",
+                status.endpoint.to_string(),
+                format!("{:?}", status.state),
+                status.link.name(),
+                status.in_flight,
+                latency,
+                status.success,
+            )?;
+        }
+        Ok(())
+    }
+}

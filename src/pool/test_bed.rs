@@ -1,0 +1,164 @@
+//! A policy over endpoints, with nothing around it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use super::{
+    diff::Roster,
+    settings::Limits,
+    shared::model_of,
+    snapshot::{Choice, Snapshot, TierView},
+    tiers,
+};
+use crate::{
+    discovery::Endpoints,
+    error::BuildError,
+    node::{Clock, Fleet, Lease, Link, Node, NodeId, Seeds},
+    policy::{IntoPolicy, Policy, Tier},
+};
+
+/// Runs a policy over endpoints without a runtime, discovery or clients: for tests, benches and
+/// simulations. Nodes, pickers, leases and the way of a pick are those of a real balancer.
+///
+/// ```
+/// use evenkeel::{Endpoint, node::Outcome, policy::P2c, pool::TestBed};
+///
+/// let endpoints = (1..=3).map(|last| Endpoint::new(([10, 0, 0, last], 80)));
+/// let mut bed = TestBed::new(P2c::default(), endpoints).unwrap().seed(7);
+/// let mut lease = bed.pick(None).unwrap();
+/// assert_eq!(lease.node().in_flight(), 1);
+/// lease.finish(Outcome::Success.into());
+/// drop(lease);
+/// assert!(bed.nodes().all(|node| node.in_flight() == 0));
+/// bed.update([Endpoint::new(([10, 0, 0, 9], 80))]);
+/// assert_eq!(bed.pick(None).unwrap().endpoint().to_string(), "10.0.0.9:80");
+/// ```
+pub struct TestBed {
+    snapshot: ArcSwap<Snapshot<(), ()>>,
+    policy: Box<dyn Policy>,
+    roster: Roster<()>,
+    fleet: Arc<Fleet>,
+    limits: Limits,
+    /// Kept, so that nodes may ask for attention; nobody attends.
+    _attended: mpsc::UnboundedReceiver<Arc<Node>>,
+}
+
+impl TestBed {
+    /// `policy` over `endpoints`.
+    ///
+    /// # Errors
+    /// Those of the policy's key.
+    pub fn new(
+        policy: impl IntoPolicy,
+        endpoints: impl IntoIterator<Item = crate::Endpoint>,
+    ) -> Result<Self, BuildError> {
+        let (factory, _key) = policy.into_policy()?;
+        let mut bed = Self::empty(factory.make(), Clock::default(), Seeds::Thread);
+        bed.update(endpoints);
+        Ok(bed)
+    }
+
+    fn empty(policy: Box<dyn Policy>, clock: Clock, seeds: Seeds) -> Self {
+        let (fleet, attended) = Fleet::new(clock, seeds);
+        Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::empty((), Limits::default())),
+            policy,
+            roster: Roster::new(Arc::clone(&fleet)),
+            fleet,
+            limits: Limits::default(),
+            _attended: attended,
+        }
+    }
+
+    /// Begins anew with chance from `seed`: the same picks in every run.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        let clock = self.fleet.clock().clone();
+        self.anew(clock, Seeds::fixed(seed))
+    }
+
+    /// Begins anew with time from `clock`, and chance from `seed`.
+    #[must_use]
+    pub fn clock(self, clock: Clock, seed: u64) -> Self {
+        self.anew(clock, Seeds::fixed(seed))
+    }
+
+    fn anew(self, clock: Clock, seeds: Seeds) -> Self {
+        let endpoints: Vec<_> =
+            self.roster.listed().iter().map(|member| member.node.endpoint()).collect();
+        let mut bed = Self::empty(self.policy, clock, seeds);
+        bed.limits = self.limits;
+        bed.update(endpoints);
+        bed
+    }
+
+    /// A cap on the requests in flight on a node.
+    #[must_use]
+    pub fn max_in_flight(mut self, requests: u32) -> Self {
+        self.limits.max_in_flight = Some(requests);
+        self.rebuild();
+        self
+    }
+
+    /// The set becomes `endpoints`; nodes of those that stay are kept.
+    pub fn update(&mut self, endpoints: impl IntoIterator<Item = crate::Endpoint>) {
+        let endpoints: Endpoints = endpoints.into_iter().collect();
+        self.roster.apply(endpoints, &|_: &crate::Endpoint| ());
+        self.rebuild();
+        self.roster.settle(self.fleet.now());
+    }
+
+    /// Builds the pickers anew, with nothing changed.
+    pub fn rebuild(&mut self) {
+        let mut rng = self.fleet.seeds.rng();
+        let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
+        let views = plans.into_iter().map(|plan| TierView {
+            picker: self.policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
+            services: vec![(); plan.nodes.len()].into(),
+            nodes: plan.nodes.into(),
+        });
+        self.snapshot.store(Arc::new(Snapshot {
+            tiers: views.collect(),
+            key: (),
+            limits: self.limits,
+            scope: self.policy.scope(),
+            model: model_of(&*self.policy, &self.limits),
+            listed: self.roster.listed().len(),
+        }));
+    }
+
+    /// A place for a request whose key has the hash `key`.
+    #[inline]
+    pub fn pick(&self, key: Option<u64>) -> Option<Lease> {
+        self.pick_except(key, &[])
+    }
+
+    /// A place for a request that has tried the nodes in `tried`.
+    #[inline]
+    pub fn pick_except(&self, key: Option<u64>, tried: &[NodeId]) -> Option<Lease> {
+        match self.snapshot.load().choose(&self.fleet, key, tried) {
+            Choice::Take(lease, ()) => Some(lease),
+            Choice::Wait | Choice::Fail | Choice::Stale => None,
+        }
+    }
+
+    /// The nodes in the order of the list.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.roster.listed().iter().map(|member| &member.node)
+    }
+
+    /// The link of each node, to report connections as a client would.
+    pub fn links(&self) -> impl Iterator<Item = Link> {
+        self.nodes().map(|node| Link::new(Arc::clone(node)))
+    }
+}
+
+impl std::fmt::Debug for TestBed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestBed")
+            .field("nodes", &self.roster.listed().len())
+            .finish_non_exhaustive()
+    }
+}
