@@ -1,5 +1,6 @@
 //! evenkeel
 #![allow(missing_docs, unused)]
+pub mod discovery;
 mod endpoint;
 mod error;
 pub mod node;
