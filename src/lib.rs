@@ -1,6 +1,55 @@
-//! evenkeel
-#![allow(missing_docs, unused)]
+//! Client-side load balancing for Rust services, as tower middleware.
+//!
+//! Discovery sources produce sets of endpoints; pluggable policies pick among them; any client sits
+//! behind it as a tower service. There is no proxy and no buffer in between.
+//!
+//! ```text
+//!  ENDPOINT PATH  (rare, one task per balancer)
+//!  Discover ──Update──▶ driver ──diff──▶ nodes ──▶ tiers ──▶ Policy::build ──▶ snapshot ──┐ one swap,
+//!  static · registry    keeps nodes      counts, latency,    one picker                   │ and a wake
+//!  any stream           across updates   connection          a tier                       ▼
+//!  REQUEST PATH  (hot, lock-free, any number of tasks)
+//!  Balance::call ──load──▶ snapshot ──pick──▶ node ──Lease──▶ its service ──▶ response body
+//!       ▲  key from request           │ reads live counts   │ in flight +1  │ unsent? pick again
+//!       └── response, error ◀─────────┴── Outcome ◀─────────┴── drop: -1, latency, outcome
+//! ```
+//!
+//! # Any service
+//!
+//! One service for each endpoint, made by a closure:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use evenkeel::{Balance, Endpoint, policy::RoundRobin};
+//! use tower::{ServiceExt, service_fn};
+//!
+//! let balance = Balance::to("static://10.0.0.1:80,10.0.0.2:80")?
+//!     .policy(RoundRobin::new())
+//!     .complete_at_response()
+//!     .make(|endpoint: &Endpoint| {
+//!         let name = endpoint.to_string();
+//!         service_fn(move |_: ()| std::future::ready(Ok::<_, std::io::Error>(name.clone())))
+//!     })?;
+//! let (first, second) = (balance.clone().oneshot(()).await?, balance.clone().oneshot(()).await?);
+//! assert_ne!(first, second);
+//! # Ok(()) }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `http` | yes | [`client`]: a plain HTTP/1.1 and HTTP/2 transport, `Builder::http()` |
+//! | `full` | no | all of the above |
+//!
+//! # Where things are
+//!
+//! [`discovery`] finds endpoints, [`policy`] picks among them, [`pool`] keeps them between, [`node`]
+//! is an endpoint inside the pool, [`health`] says what counts as a failure.
+
 mod balance;
+#[cfg(feature = "http")]
+pub mod client;
 pub mod discovery;
 mod endpoint;
 mod error;
@@ -9,8 +58,14 @@ pub mod node;
 pub mod policy;
 pub mod pool;
 mod sync;
-pub use balance::*;
-pub use endpoint::{Address, Endpoint, Locality, Metadata, Priority, Protocol, Weight};
-pub use error::{
-    BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason, Unsent,
+
+pub use self::{
+    balance::{
+        Addressed, AddressedFuture, AtBodyEnd, AtResponse, Balance, BalanceLayer, BalancedBody,
+        Builder, Complete, Handle, LayerError, ResponseFuture, Unset,
+    },
+    endpoint::{Address, Endpoint, Locality, Metadata, Priority, Protocol, Weight},
+    error::{
+        BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason, Unsent,
+    },
 };

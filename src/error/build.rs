@@ -57,7 +57,8 @@ pub enum BuildError {
 #[error("endpoint list, byte {position}: `{entry}` {reason}")]
 #[non_exhaustive]
 pub struct ListError {
-    /// The byte offset of the offending part in the list.
+    /// The byte offset of the offending part in the list. A list that was given as endpoints has the
+    /// offsets of the text that would say the same.
     pub position: usize,
     /// The offending part.
     pub entry: String,
@@ -81,6 +82,9 @@ pub enum ListErrorReason {
     /// A name stands where an address is needed.
     #[error("is a name where an IP address is needed")]
     Name,
+    /// An IPv6 address without brackets, of which nobody can tell where its port begins.
+    #[error("is an IPv6 address without brackets: write `[ipv6]:port`")]
+    Brackets,
     /// The port is missing.
     #[error("lacks a port")]
     NoPort,
@@ -104,4 +108,7 @@ pub enum ListErrorReason {
     /// An option without a value.
     #[error("has an empty value")]
     EmptyValue,
+    /// An option that the entry has already.
+    #[error("sets an option again that the same entry has set")]
+    Repeated,
 }

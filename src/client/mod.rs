@@ -1,0 +1,1 @@
+//! Clients that report their connections.
