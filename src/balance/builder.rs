@@ -1,6 +1,6 @@
 //! From a source, a policy and a client to a balancer.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use super::{
     body::{AtBodyEnd, AtResponse},

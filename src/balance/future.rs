@@ -4,11 +4,10 @@ use std::{
     error::Error as StdError,
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
@@ -85,18 +84,6 @@ where
         };
         drop(snapshot);
         Self { shared: Arc::clone(shared), complete, key, detour: None, attempt_timeout, stage }
-    }
-
-    /// A call that fails with `error`.
-    pub(super) fn failed(shared: &Arc<Shared<S, K>>, complete: C, error: Error) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            complete,
-            key: None,
-            detour: None,
-            attempt_timeout: None,
-            stage: Stage::Failed { error },
-        }
     }
 }
 

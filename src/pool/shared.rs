@@ -104,11 +104,6 @@ impl<S, K> Shared<S, K> {
         self.fleet.signal.listen()
     }
 
-    /// Waiting may also help where nothing is listed: the next answer of discovery may list some.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.snapshot.load().listed == 0
-    }
-
     pub(crate) fn wait(self: &Arc<Self>, limit: usize) -> Result<WaitingPlace<S, K>, Error> {
         let place = WaitingPlace(Arc::clone(self));
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
