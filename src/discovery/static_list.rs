@@ -464,7 +464,38 @@ mod tests {
         proptest::collection::vec(word, 0..8).prop_map(|words| words.concat())
     }
 
+    fn endpoint() -> impl Strategy<Value = Endpoint> {
+        let address = prop_oneof![
+            any::<(std::net::IpAddr, u16)>()
+                .prop_map(|(ip, port)| Address::from((ip, port.max(1)))),
+            "/[a-z0-9_./-]{1,9}".prop_map(Address::unix),
+        ];
+        let name = || proptest::option::of("[a-zé0-9=.:-]{1,5}".prop_map(Arc::<str>::from));
+        (address, any::<(u32, u32)>(), name(), name(), name()).prop_map(
+            |(address, (weight, priority), region, zone, name)| {
+                let endpoint = Endpoint::new(address)
+                    .with_weight(Weight(weight))
+                    .with_priority(Priority(priority))
+                    .with_locality(Locality { region, zone, node: None });
+                match name {
+                    Some(name) => endpoint.with_server_name(name),
+                    None => endpoint,
+                }
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn what_a_text_can_say_comes_back(
+            endpoints in proptest::collection::vec(endpoint(), 1..5),
+        ) {
+            // Two unix paths may be the same, and are refused as they should be.
+            if let Ok(list) = StaticList::new(endpoints) {
+                prop_assert_eq!(StaticList::parse(&list.to_string()), Ok(list));
+            }
+        }
+
         #[test]
         fn parsing_never_panics_and_comes_back(text in prop_oneof![near_list(), ".*"]) {
             match StaticList::parse(&text) {
