@@ -1,5 +1,7 @@
 //! evenkeel
 #![allow(missing_docs, unused)]
+#[cfg(feature = "http")]
+pub mod client;
 mod endpoint;
 mod error;
 pub mod node;
