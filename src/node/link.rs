@@ -285,6 +285,12 @@ impl Link {
         self.0.endpoint()
     }
 
+    /// The clock of the pool, for a client's own timers.
+    #[cfg(feature = "http")]
+    pub(crate) fn clock(&self) -> super::Clock {
+        self.0.fleet.clock().clone()
+    }
+
     /// The state that was last reported.
     pub fn state(&self) -> LinkState {
         self.0.link_state()

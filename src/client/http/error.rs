@@ -1,0 +1,104 @@
+//! What the transport itself can say of a request that did not get through.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use crate::{endpoint::Address, error::BoxError};
+
+/// No connection to the endpoint could be made.
+///
+/// The cause of an [`Unsent`](crate::Unsent) that hands its request back. Its
+/// [`source`](StdError::source) is what the connector or the protocol said, such as a
+/// [`std::io::Error`]. Cheap to clone: every request that waited for the dial gets the same.
+#[derive(Clone)]
+pub struct ConnectError {
+    address: Address,
+    cause: Cause,
+}
+
+#[derive(Clone)]
+enum Cause {
+    TimedOut(Duration),
+    Failed(Arc<dyn StdError + Send + Sync>),
+    Closed,
+}
+
+/// The request's URI asks for a scheme that this transport does not speak, such as `https`.
+///
+/// No endpoint was dialled for it. A request without a scheme, as in `/path`, is always accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the plain http transport does not speak `{scheme}`")]
+pub struct SchemeError {
+    scheme: String,
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    pub(super) fn timed_out(address: &Address, after: Duration) -> Self {
+        Self { address: address.clone(), cause: Cause::TimedOut(after) }
+    }
+
+    pub(super) fn failed(address: &Address, cause: impl Into<BoxError>) -> Self {
+        Self { address: address.clone(), cause: Cause::Failed(Arc::from(cause.into())) }
+    }
+
+    pub(super) fn closed(address: &Address) -> Self {
+        Self { address: address.clone(), cause: Cause::Closed }
+    }
+
+    /// The address that identifies the endpoint.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether the connect timeout ended the dial.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.cause, Cause::TimedOut(_))
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.address;
+        match &self.cause {
+            Cause::TimedOut(after) => write!(f, "no connection to {address} within {after:?}"),
+            Cause::Failed(_) => write!(f, "cannot connect to {address}"),
+            Cause::Closed => write!(f, "the client of {address} is closed"),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ConnectError");
+        debug.field("address", &self.address);
+        match &self.cause {
+            Cause::TimedOut(after) => debug.field("timed_out", after),
+            Cause::Failed(cause) => debug.field("source", cause),
+            Cause::Closed => debug.field("closed", &true),
+        };
+        debug.finish()
+    }
+}
+
+impl StdError for ConnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.cause {
+            Cause::Failed(cause) => Some(&**cause),
+            _ => None,
+        }
+    }
+}
+
+// === impl SchemeError ===
+
+impl SchemeError {
+    pub(super) fn new(scheme: &str) -> Self {
+        Self { scheme: scheme.to_owned() }
+    }
+
+    /// The scheme that was asked for.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+}

@@ -1,0 +1,188 @@
+//! One HTTP/1.1 connection: its exchanges one after another, and its way back to the pool.
+//!
+//! ```text
+//!  pool ──checkout──▶ request ──response head──▶ connection's task ──body at its end──▶ pool
+//! ```
+//! The task that drives the connection also waits for its next readiness, so that no task is
+//! spawned for a request.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Instant,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+
+use super::{
+    body::RequestBody,
+    connect::IsOpen,
+    io::{Monitor, Wire},
+    pool::Pool,
+};
+use crate::node::{Clock, Sleep};
+
+/// The right to send the next request on a connection.
+pub(super) struct Lane {
+    pub(super) id: u64,
+    /// Whether it has carried a request: the peer may close it at any time.
+    pub(super) used: bool,
+    /// When it was last laid down.
+    pub(super) parked_at: Option<Instant>,
+    sender: http1::SendRequest<RequestBody>,
+    exchange: Arc<Exchange>,
+    home: mpsc::Sender<Lane>,
+}
+
+/// What a lane and its connection's task both know.
+struct Exchange {
+    phase: AtomicU8,
+    monitor: Arc<Monitor>,
+    is_open: Option<IsOpen>,
+}
+
+/// Between exchanges, or a response is on its way whose head came, or the caller gave up.
+const QUIET: u8 = 0;
+/// A request was given to hyper, its head has not come.
+const AWAITING: u8 = 1;
+/// And it never will.
+const FAILED: u8 = 2;
+
+/// A request that awaits its response head. Dropped, the caller gave up, and so hyper closes.
+struct Awaiting<'a>(&'a Exchange);
+
+/// The driver of a connection, to be spawned.
+pub(super) struct Driver {
+    connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
+    exchange: Arc<Exchange>,
+    returns: mpsc::Receiver<Lane>,
+    id: u64,
+}
+
+pub(super) async fn handshake(
+    id: u64,
+    wire: TokioIo<Wire>,
+    monitor: Arc<Monitor>,
+    is_open: Option<IsOpen>,
+) -> hyper::Result<(Lane, Driver)> {
+    let (sender, connection) = http1::Builder::new().handshake(wire).await?;
+    let exchange = Arc::new(Exchange { phase: AtomicU8::new(QUIET), monitor, is_open });
+    let (home, returns) = mpsc::channel(1);
+    let connection = Box::pin(connection.with_upgrades());
+    let driver = Driver { connection, exchange: Arc::clone(&exchange), returns, id };
+    Ok((Lane { id, used: false, parked_at: None, sender, exchange, home }, driver))
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// Whether a request may be sent: the best that can be known without sending it.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
+    }
+
+    pub(super) async fn send(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.used = true;
+        self.parked_at = None;
+        let exchange = Arc::clone(&self.exchange);
+        exchange.phase.store(AWAITING, Ordering::Release);
+        let awaiting = Awaiting(&exchange);
+        let result = self.sender.try_send_request(request).await;
+        match result {
+            Ok(response) => {
+                drop(awaiting);
+                // Only now: before the head, hyper may call a sender ready whose request it has
+                // not taken up yet. There is room, since there is one lane a connection.
+                let home = self.home.clone();
+                let _ = home.try_send(self);
+                Ok(response)
+            }
+            Err(error) => {
+                awaiting.end(if error.message().is_some() { QUIET } else { FAILED });
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Awaiting<'_> {
+    fn end(self, phase: u8) {
+        self.0.phase.store(phase, Ordering::Release);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.phase.store(QUIET, Ordering::Release);
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// Drives the connection to its end.
+    pub(super) async fn run(mut self, pool: Weak<Pool>, clock: Clock) {
+        let id = self.id;
+        let exchange = Arc::clone(&self.exchange);
+        let mut cut = pin!(exchange.monitor.was_cut());
+        let mut returned: Option<Lane> = None;
+        let mut idle: Option<Pin<Box<Sleep>>> = None;
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut self.connection => break,
+                () = &mut cut => break,
+                Some(lane) = self.returns.recv(), if returned.is_none() => returned = Some(lane),
+                lane = ready(&mut returned), if returned.is_some() => {
+                    if let (Some(lane), Some(pool)) = (lane, pool.upgrade()) {
+                        let expiry = pool.park(lane);
+                        idle.get_or_insert_with(|| Box::pin(clock.sleep_until(expiry)));
+                    }
+                }
+                () = expired(&mut idle), if idle.is_some() => {
+                    let next = pool.upgrade().and_then(|pool| pool.expire(id));
+                    idle = next.map(|expiry| Box::pin(clock.sleep_until(expiry)));
+                }
+            }
+        }
+        let clean =
+            !exchange.monitor.is_broken() && exchange.phase.load(Ordering::Acquire) == QUIET;
+        // First the stream, then the news: who hears of it finds the socket closed.
+        drop(self);
+        if let Some(pool) = pool.upgrade() {
+            pool.http1_ended(id, clean);
+        }
+    }
+}
+
+/// Takes the lane out once it is ready, or drops it once it never will be.
+async fn ready(returned: &mut Option<Lane>) -> Option<Lane> {
+    match returned {
+        Some(lane) => {
+            let ready = lane.sender.ready().await.is_ok();
+            returned.take().filter(|_| ready)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn expired(idle: &mut Option<Pin<Box<Sleep>>>) {
+    match idle {
+        Some(sleep) => sleep.as_mut().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,234 @@
+//! The head of a request as its connection wants it, and back again.
+//!
+//! The name that the caller used stays, though we dial an address: the request's own `Host`, else
+//! the authority of its URI, else the endpoint's server name, else its address. A request that
+//! comes back unsent goes to another endpoint, so every change is undone first.
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderValue, Method, Request, Uri, Version,
+    header::HOST,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::error::SchemeError;
+use crate::endpoint::{Address, Endpoint};
+
+/// The name of an endpoint, for requests that bring none.
+#[derive(Debug)]
+pub(super) struct Name {
+    authority: Authority,
+    host: HeaderValue,
+}
+
+/// What [`Name::dress_http1`] and [`Name::dress_http2`] replaced.
+pub(super) struct Original {
+    uri: Uri,
+    version: Version,
+    host: Host,
+}
+
+enum Host {
+    Kept,
+    Added,
+    Removed(HeaderValue),
+}
+
+const DEFAULT_PORT: u16 = 80;
+
+/// Refuses what a plain connection may not carry.
+pub(super) fn check_scheme(uri: &Uri) -> Result<(), SchemeError> {
+    match uri.scheme() {
+        Some(scheme) if *scheme != Scheme::HTTP => Err(SchemeError::new(scheme.as_str())),
+        _ => Ok(()),
+    }
+}
+
+// === impl Name ===
+
+impl Name {
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        let name = endpoint.server_name().map(str::to_owned);
+        [name, Some(authority_of(endpoint.addr()))]
+            .into_iter()
+            .flatten()
+            .find_map(|text| {
+                let host = HeaderValue::from_str(&text).ok()?;
+                Some(Self { authority: text.parse().ok()?, host })
+            })
+            .unwrap_or_else(|| Self {
+                authority: Authority::from_static("localhost"),
+                host: HeaderValue::from_static("localhost"),
+            })
+    }
+
+    /// Origin-form and a `Host`; CONNECT keeps its authority, `OPTIONS *` its star.
+    pub(super) fn dress_http1<B>(&self, request: &mut Request<B>) -> Original {
+        let host = if request.headers().contains_key(HOST) {
+            Host::Kept
+        } else {
+            let host = request.uri().authority().and_then(|authority| {
+                // User information is no part of a `Host`.
+                let text = authority.as_str();
+                HeaderValue::from_str(text.rsplit_once('@').map_or(text, |(_, host)| host)).ok()
+            });
+            request.headers_mut().insert(HOST, host.unwrap_or_else(|| self.host.clone()));
+            Host::Added
+        };
+        let mut parts = request.uri().clone().into_parts();
+        if *request.method() == Method::CONNECT && parts.authority.is_some() {
+            parts.path_and_query = None;
+        } else {
+            parts.authority = None;
+            parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+        }
+        parts.scheme = None;
+        Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_11, host)
+    }
+
+    /// `:scheme` and `:authority`, into which a `Host` moves.
+    pub(super) fn dress_http2<B>(&self, request: &mut Request<B>) -> Original {
+        let mut parts = request.uri().clone().into_parts();
+        let tunnel = *request.method() == Method::CONNECT
+            && request.extensions().get::<hyper::ext::Protocol>().is_none();
+        let mut host = Host::Kept;
+        if tunnel && parts.authority.is_some() {
+            // The authority is where the tunnel leads; RFC 9113 section 8.5 wants it alone.
+            parts.scheme = None;
+            parts.path_and_query = None;
+        } else {
+            let named = request.headers().get(HOST);
+            if let Some(named) = named.and_then(|name| Authority::try_from(name.as_bytes()).ok()) {
+                parts.authority = Some(named);
+                if let Some(removed) = request.headers_mut().remove(HOST) {
+                    host = Host::Removed(removed);
+                }
+            }
+            parts.authority.get_or_insert_with(|| self.authority.clone());
+            parts.scheme = Some(Scheme::HTTP);
+            parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+        }
+        Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_2, host)
+    }
+}
+
+// === impl Original ===
+
+impl Original {
+    fn replace<B>(
+        request: &mut Request<B>,
+        uri: Option<Uri>,
+        version: Version,
+        host: Host,
+    ) -> Self {
+        let original = Self { uri: request.uri().clone(), version: request.version(), host };
+        if let Some(uri) = uri {
+            *request.uri_mut() = uri;
+        }
+        *request.version_mut() = version;
+        original
+    }
+
+    /// Makes the request what the caller gave.
+    pub(super) fn restore<B>(self, request: &mut Request<B>) {
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        match self.host {
+            Host::Kept => {}
+            Host::Added => drop(request.headers_mut().remove(HOST)),
+            Host::Removed(host) => drop(request.headers_mut().insert(HOST, host)),
+        }
+    }
+}
+
+fn authority_of(address: &Address) -> String {
+    match address {
+        // Without the scope of an IPv6 address, which means something on this machine only.
+        Address::Socket(SocketAddr::V6(address)) => {
+            with_port(&format!("[{}]", address.ip()), address.port())
+        }
+        Address::Socket(address) => with_port(&address.ip().to_string(), address.port()),
+        Address::Name { host, port } => with_port(host, *port),
+        Address::Unix(_) => "localhost".to_owned(),
+    }
+}
+
+fn with_port(host: &str, port: u16) -> String {
+    if port == DEFAULT_PORT { host.to_owned() } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> Endpoint {
+        Endpoint::new(([10, 0, 0, 1], 8080))
+    }
+
+    #[test]
+    fn r20_the_name_that_the_caller_used_stays() {
+        let named = endpoint().with_server_name("users.shop");
+        // endpoint, method, uri, host => HTTP/1.1 target, HTTP/1.1 host, HTTP/2 uri
+        let table = [
+            (&endpoint(), "GET", "/a?b", None, "/a?b", "10.0.0.1:8080", "http://10.0.0.1:8080/a?b"),
+            (&named, "GET", "/a", None, "/a", "users.shop", "http://users.shop/a"),
+            (&named, "GET", "http://x.y:1/a", None, "/a", "x.y:1", "http://x.y:1/a"),
+            (&named, "GET", "http://x.y:1", None, "/", "x.y:1", "http://x.y:1/"),
+            (&named, "GET", "http://u:p@x.y/", None, "/", "x.y", "http://u:p@x.y/"),
+            (&named, "GET", "http://x.y/a", Some("h.i"), "/a", "h.i", "http://h.i/a"),
+            (&named, "GET", "/a", Some("h.i:9"), "/a", "h.i:9", "http://h.i:9/a"),
+            (&named, "OPTIONS", "*", None, "*", "users.shop", "http://users.shop*"),
+            (
+                &named,
+                "CONNECT",
+                "far.away:443",
+                None,
+                "far.away:443",
+                "far.away:443",
+                "far.away:443",
+            ),
+        ];
+        for (endpoint, method, uri, host, target, host1, uri2) in table {
+            let name = Name::of(endpoint);
+            let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_10);
+            if let Some(host) = host {
+                request = request.header(HOST, host);
+            }
+            let mut request = request.body(()).unwrap();
+            let given = (request.uri().clone(), request.version(), request.headers().clone());
+
+            let original = name.dress_http1(&mut request);
+            assert_eq!(request.uri().to_string(), target, "{method} {uri}");
+            assert_eq!(request.headers()[HOST], host1, "{method} {uri}");
+            assert_eq!(request.version(), Version::HTTP_11);
+            original.restore(&mut request);
+            let back = (request.uri().clone(), request.version(), request.headers().clone());
+            assert_eq!(back, given, "{method} {uri}");
+
+            let original = name.dress_http2(&mut request);
+            assert_eq!(request.uri().to_string(), uri2, "{method} {uri}");
+            assert!(!request.headers().contains_key(HOST), "{method} {uri}");
+            assert_eq!(request.version(), Version::HTTP_2);
+            original.restore(&mut request);
+            let back = (request.uri().clone(), request.version(), request.headers().clone());
+            assert_eq!(back, given, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn any_address_makes_a_name() {
+        let scoped = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 81, 0, 3);
+        for (address, name) in [
+            (Address::from(([10, 0, 0, 1], 80)), "10.0.0.1"),
+            (SocketAddr::V6(scoped).into(), "[fe80::1]:81"),
+            (Address::name("db.internal", 81), "db.internal:81"),
+            (Address::name("not a name", 81), "localhost"),
+            (Address::unix("/run/a.sock"), "localhost"),
+        ] {
+            assert_eq!(Name::of(&Endpoint::new(address)).authority, name);
+        }
+        let named = endpoint().with_server_name("not a name");
+        assert_eq!(Name::of(&named).authority, "10.0.0.1:8080");
+    }
+}

@@ -1,0 +1,364 @@
+//! The connections of one endpoint, and the requests that wait for one.
+//!
+//! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
+//! request returns or a new one: it waits in line, and there is a dial for everyone in line. A
+//! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
+//! lies idle. HTTP/2 needs one connection and one dial for all.
+//!
+//! All reports to the endpoint's [`Link`] are made under the lock, so that they come in the order
+//! of what they tell.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+
+use super::{
+    Settings, dial,
+    error::ConnectError,
+    h1::Lane,
+    h2::{Gone, Trunk},
+    head::Name,
+    io::Monitor,
+};
+use crate::{
+    endpoint::Endpoint,
+    error::BoxError,
+    node::{Clock, Dial, Link, after},
+};
+
+/// The connections of one endpoint.
+pub(super) struct Pool {
+    pub(super) settings: Arc<Settings>,
+    pub(super) link: Link,
+    pub(super) clock: Clock,
+    pub(super) http2: bool,
+    pub(super) name: Name,
+    this: Weak<Self>,
+    /// Every value sent, and the end of the pool itself, end the dials that are on their way.
+    cancel: watch::Sender<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The one laid down last is used first.
+    idle: VecDeque<Lane>,
+    trunk: Option<Trunk>,
+    line: VecDeque<oneshot::Sender<Granted>>,
+    /// Those in line who still wait; never more than `dialing`, or than 1 for HTTP/2 dials.
+    waiting: usize,
+    dialing: usize,
+    /// Connections that are, or may be again, of use.
+    open: usize,
+    resting: bool,
+    /// Cut on purpose: what ends now is no news. Until the next dial.
+    closed: bool,
+    last_id: u64,
+    monitors: Vec<Weak<Monitor>>,
+}
+
+/// A connection for one request.
+pub(super) enum Grant {
+    Http1(Lane),
+    Http2(Trunk),
+}
+
+pub(super) type Granted = Result<Grant, ConnectError>;
+
+/// A place in line. Given up, it hands on what it had been given.
+pub(super) struct Waiter {
+    pool: Arc<Pool>,
+    granted: oneshot::Receiver<Granted>,
+    served: bool,
+}
+
+pub(super) enum Checkout {
+    Now(Grant),
+    Later(Waiter),
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) fn new(settings: Arc<Settings>, endpoint: &Endpoint, link: Link) -> Arc<Self> {
+        let pool = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            clock: link.clock(),
+            http2: settings.speaks_http2(endpoint),
+            name: Name::of(endpoint),
+            cancel: watch::Sender::new(()),
+            state: Mutex::default(),
+            settings,
+            link,
+        });
+        pool.link.manage(pool.this.clone());
+        pool
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection, or a place in line for one; with `fresh` only one that was never idle.
+    pub(super) fn checkout(self: &Arc<Self>, fresh: bool) -> Checkout {
+        loop {
+            let lane = {
+                let mut state = self.state();
+                if let Some(trunk) = &state.trunk {
+                    match trunk.gone() {
+                        None => return Checkout::Now(Grant::Http2(trunk.clone())),
+                        Some(cause) => self.lose_trunk(&mut state, cause.into()),
+                    }
+                }
+                match if fresh { None } else { state.idle.pop_back() } {
+                    Some(lane) => lane,
+                    None => return Checkout::Later(self.queue(&mut state)),
+                }
+            };
+            // The socket is looked at without the lock.
+            if lane.is_usable() {
+                return Checkout::Now(Grant::Http1(lane));
+            }
+        }
+    }
+
+    fn queue(self: &Arc<Self>, state: &mut State) -> Waiter {
+        let (grant, granted) = oneshot::channel();
+        state.line.push_back(grant);
+        state.waiting += 1;
+        let wanted = if self.http2 { 1 } else { state.waiting };
+        while state.dialing < wanted && self.start_dial(state) {}
+        Waiter { pool: Arc::clone(self), granted, served: false }
+    }
+
+    /// Starts one dial; false if there is no runtime to do it.
+    fn start_dial(self: &Arc<Self>, state: &mut State) -> bool {
+        let Ok(runtime) = Handle::try_current() else {
+            let error = ConnectError::failed(
+                self.link.endpoint().addr(),
+                "a tokio runtime is needed to connect",
+            );
+            self.dial_ended(state, error);
+            return false;
+        };
+        state.dialing += 1;
+        state.closed = false;
+        if state.open == 0 && !state.resting {
+            self.link.connecting();
+        }
+        state.last_id += 1;
+        runtime.spawn(dial::run(self, state.last_id, self.cancel.subscribe()));
+        true
+    }
+
+    /// A dial came through.
+    pub(super) fn connected(&self, grant: Grant, monitor: &Arc<Monitor>) {
+        let mut state = self.state();
+        state.dialing -= 1;
+        state.open += 1;
+        state.resting = false;
+        if state.monitors.len() > 2 * state.open + 8 {
+            state.monitors.retain(|monitor| monitor.strong_count() > 0);
+        }
+        state.monitors.push(Arc::downgrade(monitor));
+        self.link.up();
+        match grant {
+            Grant::Http1(lane) => drop(self.give(&mut state, lane)),
+            Grant::Http2(trunk) => {
+                state.waiting = 0;
+                for next in mem::take(&mut state.line) {
+                    let _ = next.send(Ok(Grant::Http2(trunk.clone())));
+                }
+                state.trunk = Some(trunk);
+            }
+        }
+    }
+
+    /// A dial came to nothing.
+    pub(super) fn dial_failed(&self, error: ConnectError) {
+        let mut state = self.state();
+        state.dialing -= 1;
+        self.dial_ended(&mut state, error);
+    }
+
+    fn dial_ended(&self, state: &mut State, error: ConnectError) {
+        if state.open == 0 && state.dialing == 0 && !state.closed {
+            state.resting = false;
+            self.link.failed(error.clone());
+        }
+        let remaining = if self.http2 && state.dialing > 0 { usize::MAX } else { state.dialing };
+        while state.waiting > remaining {
+            match state.line.pop_front() {
+                Some(next) => {
+                    if next.send(Err(error.clone())).is_ok() {
+                        state.waiting -= 1;
+                    }
+                }
+                None => state.waiting = 0,
+            }
+        }
+    }
+
+    /// Serves the next in line, or lays the lane down; returns the one that is one too many.
+    fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
+        while let Some(next) = state.line.pop_front() {
+            match next.send(Ok(Grant::Http1(lane))) {
+                Ok(()) => {
+                    state.waiting -= 1;
+                    return None;
+                }
+                Err(Ok(Grant::Http1(back))) => lane = back,
+                Err(_) => return None,
+            }
+        }
+        lane.parked_at = Some(self.clock.now());
+        state.idle.push_back(lane);
+        (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
+    }
+
+    /// A lane is ready for its next request. Returns when it will have been idle for too long.
+    pub(super) fn park(&self, lane: Lane) -> Instant {
+        let too_many = self.give(&mut self.state(), lane);
+        drop(too_many);
+        after(self.clock.now(), self.settings.idle_timeout)
+    }
+
+    /// Closes a lane that has been idle for too long, or says when it will have been.
+    pub(super) fn expire(&self, id: u64) -> Option<Instant> {
+        let mut state = self.state();
+        let index = state.idle.iter().position(|lane| lane.id == id)?;
+        let expiry = after(state.idle[index].parked_at?, self.settings.idle_timeout);
+        if self.clock.now() < expiry {
+            return Some(expiry);
+        }
+        let lane = state.idle.remove(index);
+        drop(state);
+        drop(lane);
+        None
+    }
+
+    /// The task of an HTTP/1.1 connection ends.
+    pub(super) fn http1_ended(&self, id: u64, clean: bool) {
+        let mut state = self.state();
+        state.open -= 1;
+        let index = state.idle.iter().position(|lane| lane.id == id);
+        let lane = index.and_then(|index| state.idle.remove(index));
+        if state.open == 0 && !state.closed {
+            match (clean, state.dialing) {
+                (true, 0) => {
+                    state.resting = true;
+                    self.link.resting();
+                }
+                (false, 0) => self.link.lost("the last connection broke"),
+                (true, _) => {}
+                (false, _) => self.link.connecting(),
+            }
+        }
+        drop(state);
+        drop(lane);
+    }
+
+    /// The HTTP/2 connection takes no more requests. Says nothing new if that is known.
+    pub(super) fn http2_gone(&self, id: u64, cause: BoxError) {
+        let mut state = self.state();
+        if state.trunk.as_ref().is_some_and(|trunk| trunk.id == id) {
+            self.lose_trunk(&mut state, cause);
+        }
+    }
+
+    fn lose_trunk(&self, state: &mut State, cause: BoxError) {
+        state.trunk = None;
+        state.open -= 1;
+        if state.dialing == 0 && !state.closed {
+            self.link.lost(cause);
+        }
+    }
+}
+
+impl Dial for Pool {
+    fn dial(&self) {
+        let Some(this) = self.this.upgrade() else { return };
+        let mut state = this.state();
+        if state.open > 0 {
+            this.link.up();
+        } else if state.dialing > 0 {
+            this.link.connecting();
+        } else {
+            this.start_dial(&mut state);
+        }
+    }
+
+    fn close(&self) {
+        let (idle, trunk, monitors) = {
+            let mut state = self.state();
+            state.closed = true;
+            let monitors = mem::take(&mut state.monitors);
+            (mem::take(&mut state.idle), state.trunk.clone(), monitors)
+        };
+        self.cancel.send_replace(());
+        for monitor in monitors.iter().filter_map(Weak::upgrade) {
+            monitor.cut();
+        }
+        drop((idle, trunk));
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Pool")
+            .field("link", &self.link)
+            .field("http2", &self.http2)
+            .field("open", &state.open)
+            .field("idle", &state.idle.len())
+            .field("dialing", &state.dialing)
+            .field("waiting", &state.waiting)
+            .finish()
+    }
+}
+
+// === impl Waiter ===
+
+impl Future for Waiter {
+    type Output = Granted;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Granted> {
+        let granted = std::task::ready!(Pin::new(&mut self.granted).poll(cx));
+        self.served = true;
+        Poll::Ready(
+            granted.unwrap_or_else(|_| Err(ConnectError::closed(self.pool.link.endpoint().addr()))),
+        )
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if self.served {
+            return;
+        }
+        let mut state = self.pool.state();
+        self.granted.close();
+        let too_many = match self.granted.try_recv() {
+            Ok(Ok(Grant::Http1(lane))) => self.pool.give(&mut state, lane),
+            Ok(_) => None,
+            Err(_) => {
+                state.waiting = state.waiting.saturating_sub(1);
+                None
+            }
+        };
+        drop(state);
+        drop(too_many);
+    }
+}
