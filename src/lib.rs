@@ -59,6 +59,11 @@ pub mod policy;
 pub mod pool;
 mod sync;
 
+/// The snippets of the README, so that they stay true.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 pub use self::{
     balance::{
         Addressed, AddressedFuture, AtBodyEnd, AtResponse, Balance, BalanceLayer, BalancedBody,

@@ -24,14 +24,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use super::{
-    Settings, dial,
-    error::ConnectError,
-    h1::Lane,
-    h2::{Gone, Trunk},
-    head::Name,
-    io::Monitor,
-};
+use super::{Settings, dial, error::ConnectError, h1::Lane, h2::Trunk, head::Name, io::Monitor};
 use crate::{
     endpoint::Endpoint,
     error::BoxError,
