@@ -1,5 +1,6 @@
 //! The whole way, over real sockets: a balancer over the plain HTTP transport and real servers.
 #![cfg(feature = "http")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod server;
 
