@@ -114,7 +114,7 @@ impl Outcome {
         self.known = true;
         match made {
             Ok((Made::Http1(lane, driver), monitor)) => {
-                tokio::spawn(driver.run(self.pool.clone(), clock));
+                tokio::spawn(driver.run(self.pool.clone(), clock, pool.settings.idle_timeout));
                 pool.connected(Grant::Http1(lane), &monitor);
             }
             Ok((Made::Http2(trunk, driver), monitor)) => {

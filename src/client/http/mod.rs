@@ -88,9 +88,10 @@ impl Http {
         self.with(|settings| settings.http2 = true)
     }
 
-    /// How long an HTTP/1.1 connection may lie idle before it is closed; 90 s by default.
+    /// How long an HTTP/1.1 connection may lie idle before it is closed; 90 s by default, 1 ms at
+    /// least.
     pub fn idle_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.idle_timeout = timeout)
+        self.with(|settings| settings.idle_timeout = timeout.max(Duration::from_millis(1)))
     }
 
     /// How many idle HTTP/1.1 connections an endpoint may keep; 32 by default. Beyond that the

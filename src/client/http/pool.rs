@@ -228,14 +228,13 @@ impl Pool {
         (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
     }
 
-    /// A lane is ready for its next request. Returns when it will have been idle for too long.
-    pub(super) fn park(&self, lane: Lane) -> Instant {
+    /// A lane is ready for its next request.
+    pub(super) fn park(&self, lane: Lane) {
         let too_many = self.give(&mut self.state(), lane);
         drop(too_many);
-        after(self.clock.now(), self.settings.idle_timeout)
     }
 
-    /// Closes a lane that has been idle for too long, or says when it will have been.
+    /// Closes a lane that has been idle for too long, or says when it will have been, if it is.
     pub(super) fn expire(&self, id: u64) -> Option<Instant> {
         let mut state = self.state();
         let index = state.idle.iter().position(|lane| lane.id == id)?;

@@ -97,7 +97,7 @@ where
             Grant::Http1(lane) => {
                 let original = pool.name.dress_http1(&mut request);
                 let fresh = !lane.used;
-                (lane.send(request).await, original, fresh)
+                (lane.send(request, &pool).await, original, fresh)
             }
             Grant::Http2(mut trunk) => {
                 let original = pool.name.dress_http2(&mut request);
