@@ -20,6 +20,7 @@ use evenkeel::{
     node::{Clock, Link, LinkState},
     pool::MakeEndpoint,
 };
+use futures::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, service::service_fn};
@@ -597,6 +598,28 @@ async fn http2_requests_leave_what_belongs_to_http1_behind() {
         assert!(service.call(request).await.is_ok());
     })
     .await;
+}
+
+/// The peer's GOAWAY is in the pipe and nobody has read it when the request comes.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hyper_hands_back_is_sent_on_a_new_connection() {
+    let (connect, mut dials) = Dials::new();
+    let (service, _) = make(&http2().connector(connect), &some_endpoint());
+    let mut next = service.clone().call(get("/"));
+    for _ in 0..3 {
+        let call = tokio::spawn(next);
+        let mut peer = h2::server::handshake(dials.accept().await).await.unwrap();
+        let (_, mut respond) = peer.accept().await.unwrap().unwrap();
+        respond.send_response(Response::new(()), true).unwrap();
+        assert!(peer.accept().now_or_never().is_none());
+        call.await.unwrap().unwrap();
+        // No task but this one runs until hyper has the next request.
+        peer.abrupt_shutdown(h2::Reason::NO_ERROR);
+        let _ = peer.accept().now_or_never();
+        next = service.clone().call(get("/"));
+        assert!((&mut next).now_or_never().is_none());
+        assert!(dials.0.try_recv().is_err(), "it is with the old connection");
+    }
 }
 
 /// R14: what runs on a connection that goes away is answered, and what comes later does not wait.

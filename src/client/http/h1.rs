@@ -93,9 +93,13 @@ pub(super) async fn handshake(
 // === impl Lane ===
 
 impl Lane {
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Whether a request may be sent: the best that can be known without sending it.
     pub(super) fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
+        !self.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
     }
 
     pub(super) async fn send(

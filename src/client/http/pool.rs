@@ -211,8 +211,12 @@ impl Pool {
         }
     }
 
-    /// Serves the next in line, or lays the lane down; returns the one that is one too many.
+    /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
     fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
+        if lane.is_closed() {
+            // Its end was told already, and nobody would ever take it out again.
+            return Some(lane);
+        }
         while let Some(next) = state.line.pop_front() {
             match next.send(Ok(Grant::Http1(lane))) {
                 Ok(()) => {
@@ -359,5 +363,115 @@ impl Drop for Waiter {
         };
         drop(state);
         drop(too_many);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+        sync::mpsc,
+    };
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{
+        client::{Connected, Http, HttpBody, HttpService},
+        node::LinkState,
+    };
+
+    /// A pool whose dials all come through, to pipes.
+    fn piped(http: Http) -> (Arc<Pool>, mpsc::UnboundedReceiver<DuplexStream>) {
+        let (accept, accepted) = mpsc::unbounded_channel();
+        let http = http.connector(move |_: &crate::Address| {
+            let (ours, theirs) = tokio::io::duplex(1024);
+            let _ = accept.send(theirs);
+            async move { Ok::<_, BoxError>(Connected::new(TokioIo::new(ours))) }
+        });
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+        (Pool::new(http.settings, &endpoint, Link::standalone(&endpoint)), accepted)
+    }
+
+    async fn get(pool: &Arc<Pool>) -> Response<HttpBody> {
+        let request = Request::get("/").body(String::new()).unwrap();
+        HttpService::new(Arc::clone(pool)).oneshot(request).await.unwrap()
+    }
+
+    async fn become_up(pool: &Pool) {
+        while pool.link.state() != LinkState::Up {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r1_asked_twice_the_pool_dials_once() {
+        let (pool, mut accepted) = piped(Http::default());
+        assert_eq!(pool.link.state(), LinkState::Idle);
+        pool.dial();
+        pool.dial();
+        assert_eq!(pool.link.state(), LinkState::Connecting);
+        let mut peer = accepted.recv().await.unwrap();
+        become_up(&pool).await;
+        // The driver says "connecting" before it asks; who is up says so again.
+        pool.link.connecting();
+        pool.dial();
+        assert_eq!(pool.link.state(), LinkState::Up);
+        let call = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { get(&pool).await }
+        });
+        assert!(peer.read_u8().await.is_ok(), "a request uses the connection");
+        assert!(accepted.try_recv().is_err());
+        call.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r14_close_cuts_what_is_left() {
+        let (pool, mut accepted) = piped(Http::default());
+        let (response, mut peer) = tokio::join!(get(&pool), async {
+            let mut peer = accepted.recv().await.unwrap();
+            assert!(peer.read(&mut [0; 1024]).await.unwrap() > 0);
+            peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+            peer
+        });
+        pool.close();
+        let body = response.into_body().collect().await;
+        assert!(body.is_err());
+        peer.read_to_end(&mut Vec::new()).await.unwrap();
+        assert!(peer.write_all(b"more").await.is_err(), "nobody holds the stream");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r14_close_cuts_http2_and_dials_and_leaves_no_task() {
+        let (pool, mut accepted) = piped(Http::default().http2_prior_knowledge());
+        pool.dial();
+        let mut peer = accepted.recv().await.unwrap();
+        peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        become_up(&pool).await;
+        pool.close();
+        peer.read_to_end(&mut Vec::new()).await.unwrap();
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        while tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.link.state(), LinkState::Up, "the end that was asked for is no news");
+
+        pool.dial();
+        let mut peer = accepted.recv().await.unwrap();
+        pool.close();
+        while tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        peer.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+
+    #[test]
+    fn without_a_runtime_a_dial_fails() {
+        let (pool, _accepted) = piped(Http::default());
+        pool.dial();
+        assert!(matches!(pool.link.state(), LinkState::Failed { .. }));
     }
 }
