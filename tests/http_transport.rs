@@ -1,6 +1,7 @@
 //! The plain HTTP transport, over real sockets for order and counts and over pipes in paused time
 //! for timers. The names of the tests carry the requirement that they show.
 #![cfg(feature = "http")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::{
     convert::Infallible,

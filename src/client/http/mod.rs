@@ -48,7 +48,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
 /// use std::time::Duration;
 /// use evenkeel::{Endpoint, client::Http, node::Link, pool::MakeEndpoint};
-/// use tower::{Service, ServiceExt};
+/// use tower::Service;
 ///
 /// let http = Http::default().connect_timeout(Duration::from_millis(300));
 /// // A balancer does this for every endpoint that it discovers.
@@ -56,7 +56,7 @@ use crate::{
 /// let mut service = http.make(&endpoint, Link::standalone(&endpoint));
 ///
 /// let request = http::Request::get("/health").body(String::new())?;
-/// let unsent = service.ready().await.unwrap().call(request).await.unwrap_err();
+/// let unsent = service.call(request).await.unwrap_err();
 /// assert!(unsent.request().is_some(), "nobody listens there, so the request came back");
 /// # Ok(()) }
 /// ```

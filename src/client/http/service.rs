@@ -90,6 +90,8 @@ where
             Checkout::Later(waiter) => waiter.await,
         };
         let grant = match granted {
+            // Returned by another request, it may have been closed meanwhile.
+            Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
             Ok(grant) => grant,
             Err(error) => return Err(give_back(request, error)),
         };
