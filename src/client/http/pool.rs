@@ -468,6 +468,109 @@ mod tests {
         peer.read_to_end(&mut Vec::new()).await.unwrap();
     }
 
+    async fn sleep(duration: std::time::Duration) {
+        Clock::default().sleep(duration).await;
+    }
+
+    fn micros(rng: &mut crate::node::Rng, bound: usize) -> std::time::Duration {
+        std::time::Duration::from_micros(rng.below(bound) as u64)
+    }
+
+    /// A server that answers late, closes at random and says GOAWAY at random.
+    async fn rough_server(http2: bool, seed: u64) -> std::net::SocketAddr {
+        use hyper::{server::conn, service::service_fn};
+        use hyper_util::rt::TokioExecutor;
+
+        let rng = Mutex::new(crate::node::Rng::from_seed(seed));
+        let below = Arc::new(move |bound| micros(&mut rng.lock().unwrap(), bound));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let stream = TokioIo::new(stream);
+                let below = Arc::clone(&below);
+                tokio::spawn(async move {
+                    let lifetime = below(5_000);
+                    let slow = Arc::clone(&below);
+                    let service = service_fn(move |_: Request<hyper::body::Incoming>| {
+                        let delay = slow(1_000);
+                        async move {
+                            sleep(delay).await;
+                            Ok::<_, std::convert::Infallible>(Response::new("ok".to_owned()))
+                        }
+                    });
+                    if http2 {
+                        let server = conn::http2::Builder::new(TokioExecutor::new());
+                        let mut served = std::pin::pin!(server.serve_connection(stream, service));
+                        tokio::select! {
+                            _ = &mut served => return,
+                            () = sleep(lifetime) => served.as_mut().graceful_shutdown(),
+                        }
+                        let _ = served.await;
+                    } else {
+                        let served = conn::http1::Builder::new().serve_connection(stream, service);
+                        tokio::select! {
+                            _ = served => {}
+                            () = sleep(lifetime) => {}
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    /// Whatever is given up and whatever breaks, nothing is counted twice or forgotten.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn t6_the_counts_are_exact_when_requests_are_given_up_and_connections_break() {
+        for http2 in [false, true] {
+            let endpoint = Endpoint::new(rough_server(http2, 7).await);
+            let http =
+                if http2 { Http::default().http2_prior_knowledge() } else { Http::default() };
+            let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
+            let callers: Vec<_> = (0..16)
+                .map(|caller| {
+                    let pool = Arc::clone(&pool);
+                    tokio::spawn(async move {
+                        let mut rng = crate::node::Rng::from_seed(caller);
+                        let mut answered = 0;
+                        for _ in 0..100 {
+                            let request = Request::get("/").body(String::new()).unwrap();
+                            let call = HttpService::new(Arc::clone(&pool)).oneshot(request);
+                            let patience = micros(&mut rng, 3_000);
+                            tokio::select! {
+                                response = call => if let Ok(response) = response {
+                                    answered += u32::from(response.into_body().collect().await.is_ok());
+                                },
+                                () = sleep(patience) => {}
+                            }
+                        }
+                        answered
+                    })
+                })
+                .collect();
+            let mut answered = 0;
+            for caller in callers {
+                answered += caller.await.unwrap();
+            }
+            assert!(answered > 100, "{answered}");
+            let settled = async {
+                loop {
+                    {
+                        let state = pool.state();
+                        let kept = state.idle.len() + usize::from(state.trunk.is_some());
+                        if state.waiting == 0 && state.dialing == 0 && state.open == kept {
+                            break assert!(state.line.iter().all(oneshot::Sender::is_closed));
+                        }
+                    }
+                    sleep(std::time::Duration::from_millis(1)).await;
+                }
+            };
+            let limit = std::time::Duration::from_secs(30);
+            tokio::time::timeout(limit, settled).await.unwrap_or_else(|_| panic!("{pool:?}"));
+        }
+    }
+
     #[test]
     fn without_a_runtime_a_dial_fails() {
         let (pool, _accepted) = piped(Http::default());
