@@ -22,6 +22,7 @@ mod io;
 mod pool;
 mod service;
 mod socket;
+mod waiter;
 
 use std::{fmt, sync::Arc, time::Duration};
 
