@@ -487,7 +487,58 @@ async fn t6_a_connection_granted_to_a_request_that_gave_up_goes_to_the_next() {
     drop(next);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_requests_is_no_flood_of_dials() {
+    let (connect, mut dials) = Dials::new();
+    let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
+    let calls: Vec<_> = (0..100).map(|_| call(&service, get("/"))).collect();
+    let mut answered = 0;
+    let mut waiting = Vec::new();
+    while answered < 100 {
+        until(|| waiting.len() + dials.0.len() >= 64.min(100 - answered)).await;
+        while let Ok(dial) = dials.0.try_recv() {
+            waiting.push(dial);
+        }
+        assert!(waiting.len() <= 64, "{}", waiting.len());
+        let mut pipe = accept(waiting.pop().unwrap());
+        read_head(&mut pipe).await.unwrap();
+        // Without keep-alive, so that each needs a connection of its own.
+        let close = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+        pipe.write_all(close.as_bytes()).await.unwrap();
+        answered += 1;
+    }
+    for call in calls {
+        assert_eq!(text(call.await.unwrap().unwrap()).await, "ok");
+    }
+}
+
 // === connections that break ===
+
+#[tokio::test]
+async fn t14_a_reset_connection_is_ambiguous_and_not_at_rest() {
+    guarded(async {
+        for after_head in [false, true] {
+            let (listener, address) = listen().await;
+            let (service, link) = make(&Http::default(), &endpoint(address));
+            let call = call(&service, get("/"));
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await.unwrap();
+            if after_head {
+                stream.write_all(&ANSWER[..ANSWER.len() - 1]).await.unwrap();
+            }
+            let call = if after_head { Err(call.await.unwrap().unwrap()) } else { Ok(call) };
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(stream);
+            match call {
+                Ok(call) => assert!(!call.await.unwrap().unwrap_err().is_unprocessed()),
+                Err(response) => assert!(response.into_body().collect().await.is_err()),
+            }
+            // It had only just come up, so that is a failure with a backoff.
+            until(|| matches!(link.state(), LinkState::Failed { .. })).await;
+        }
+    })
+    .await;
+}
 
 #[tokio::test(start_paused = true)]
 async fn t14_a_connection_that_breaks_mid_request_is_ambiguous_and_lost() {
@@ -656,6 +707,22 @@ async fn r14_a_goaway_replaces_the_connection_at_once() {
         new.await.unwrap();
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_a_stream_above_the_last_of_a_goaway_is_unprocessed() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&http2().connector(connect), &some_endpoint());
+    let call = call(&service, get("/"));
+    let mut pipe = dials.accept().await;
+    pipe.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    until(|| link.state() == LinkState::Up).await;
+    // Its preface and HEADERS have arrived, and time stands still until nothing moves.
+    Clock::default().sleep(Duration::from_millis(1)).await;
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    pipe.write_all(&goaway).await.unwrap();
+    let unsent = call.await.unwrap().unwrap_err();
+    assert!(unsent.is_unprocessed() && unsent.request().is_none(), "{unsent:?}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The connections of one endpoint, and the requests that wait for one.
 //!
 //! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
-//! request returns or a new one: it waits in line, and there is a dial for everyone in line. A
+//! request returns or a new one: it waits in line, and there is a dial for everyone near its head. A
 //! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
 //! lies idle. HTTP/2 needs one connection and one dial for all.
 //!
@@ -35,6 +35,9 @@ use crate::{
     node::{Clock, Dial, Link, after},
 };
 
+/// Dials at once to one endpoint: a burst of requests shall be no flood of connections.
+const MOST_DIALS: usize = 64;
+
 /// The connections of one endpoint.
 pub(super) struct Pool {
     pub(super) settings: Arc<Settings>,
@@ -54,7 +57,7 @@ struct State {
     idle: VecDeque<Lane>,
     trunk: Option<Trunk>,
     line: VecDeque<oneshot::Sender<Granted>>,
-    /// Those in line who still wait; never more than `dialing`, or than 1 for HTTP/2 dials.
+    /// Those in line who still wait. A dial is on its way while there are any.
     waiting: usize,
     dialing: usize,
     /// Connections that are, or may be again, of use.
@@ -128,9 +131,14 @@ impl Pool {
         let (grant, granted) = oneshot::channel();
         state.line.push_back(grant);
         state.waiting += 1;
-        let wanted = if self.http2 { 1 } else { state.waiting };
-        while state.dialing < wanted && self.start_dial(state) {}
+        self.start_dials(state);
         Waiter::new(Arc::clone(self), granted)
+    }
+
+    /// Starts a dial for each in line, or one for all.
+    fn start_dials(self: &Arc<Self>, state: &mut State) {
+        let most = if self.http2 { 1 } else { MOST_DIALS };
+        while state.dialing < state.waiting.min(most) && self.start_dial(state) {}
     }
 
     /// Starts one dial; false if there is no runtime to do it.
@@ -154,7 +162,7 @@ impl Pool {
     }
 
     /// A dial came through.
-    pub(super) fn connected(&self, grant: Grant, monitor: &Arc<Monitor>) {
+    pub(super) fn connected(self: &Arc<Self>, grant: Grant, monitor: &Arc<Monitor>) {
         let mut state = self.state();
         state.dialing -= 1;
         state.open += 1;
@@ -165,7 +173,10 @@ impl Pool {
         state.monitors.push(Arc::downgrade(monitor));
         self.link.up();
         match grant {
-            Grant::Http1(lane) => drop(self.give(&mut state, lane)),
+            Grant::Http1(lane) => {
+                drop(self.give(&mut state, lane));
+                self.start_dials(&mut state);
+            }
             Grant::Http2(trunk) => {
                 state.waiting = 0;
                 for next in mem::take(&mut state.line) {
@@ -203,10 +214,6 @@ impl Pool {
 
     /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
     fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
-        if lane.is_closed() {
-            // Its end was told already, and nobody would ever take it out again.
-            return Some(lane);
-        }
         while let Some(next) = state.line.pop_front() {
             match next.send(Ok(Grant::Http1(lane))) {
                 Ok(()) => {
@@ -216,6 +223,10 @@ impl Pool {
                 Err(Ok(Grant::Http1(back))) => lane = back,
                 Err(_) => return None,
             }
+        }
+        if lane.is_closed() {
+            // Its end was told already, and nobody would ever take it out again.
+            return Some(lane);
         }
         lane.parked_at = Some(self.clock.now());
         state.idle.push_back(lane);
