@@ -114,8 +114,9 @@ impl Outcome {
         self.known = true;
         match made {
             Ok((Made::Http1(lane, driver), monitor)) => {
-                tokio::spawn(driver.run(self.pool.clone(), clock));
+                // Counted before it can end.
                 pool.connected(Grant::Http1(lane), &monitor);
+                tokio::spawn(driver.run(self.pool.clone(), clock, pool.settings.idle_timeout));
             }
             Ok((Made::Http2(trunk, driver), monitor)) => {
                 pool.connected(Grant::Http2(trunk), &monitor);

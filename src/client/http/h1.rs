@@ -13,7 +13,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU8, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -30,7 +30,7 @@ use super::{
     io::{Monitor, Wire},
     pool::Pool,
 };
-use crate::node::{Clock, Sleep};
+use crate::node::{Clock, Sleep, after};
 
 /// The right to send the next request on a connection.
 pub(super) struct Lane {
@@ -53,13 +53,20 @@ struct Exchange {
 
 /// Between exchanges, or a response is on its way whose head came, or the caller gave up.
 const QUIET: u8 = 0;
-/// A request was given to hyper, its head has not come.
+/// A request was given to hyper, and what became of it is not known yet.
 const AWAITING: u8 = 1;
-/// And it never will.
+/// It failed.
 const FAILED: u8 = 2;
+/// The connection ended while it was awaited. With its head or without it: hyper says that only to
+/// the request, which therefore tells the pool.
+const ENDED: u8 = 3;
 
 /// A request that awaits its response head. Dropped, the caller gave up, and so hyper closes.
-struct Awaiting<'a>(&'a Exchange);
+struct Awaiting<'a> {
+    exchange: &'a Exchange,
+    pool: &'a Pool,
+    id: u64,
+}
 
 /// The driver of a connection, to be spawned.
 pub(super) struct Driver {
@@ -86,28 +93,40 @@ pub(super) async fn handshake(
 // === impl Lane ===
 
 impl Lane {
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Whether a request may be sent: the best that can be known without sending it.
     pub(super) fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
+        !self.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
     }
 
     pub(super) async fn send(
         mut self,
         request: Request<RequestBody>,
+        pool: &Pool,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.used = true;
         self.parked_at = None;
         let exchange = Arc::clone(&self.exchange);
         exchange.phase.store(AWAITING, Ordering::Release);
-        let awaiting = Awaiting(&exchange);
+        let awaiting = Awaiting { exchange: &exchange, pool, id: self.id };
         let result = self.sender.try_send_request(request).await;
         match result {
             Ok(response) => {
                 drop(awaiting);
                 // Only now: before the head, hyper may call a sender ready whose request it has
-                // not taken up yet. There is room, since there is one lane a connection.
-                let home = self.home.clone();
-                let _ = home.try_send(self);
+                // not taken up yet.
+                if self.sender.is_ready() {
+                    // All of the response is here, as it is with most short ones. The next request
+                    // may come before the connection's task runs again, and should not dial.
+                    pool.park(self);
+                } else {
+                    // There is room, since there is one lane a connection.
+                    let home = self.home.clone();
+                    let _ = home.try_send(self);
+                }
                 Ok(response)
             }
             Err(error) => {
@@ -120,14 +139,28 @@ impl Lane {
 
 impl Awaiting<'_> {
     fn end(self, phase: u8) {
-        self.0.phase.store(phase, Ordering::Release);
+        self.settle(phase);
         std::mem::forget(self);
+    }
+
+    fn settle(&self, phase: u8) {
+        if self.exchange.phase.swap(phase, Ordering::AcqRel) == ENDED {
+            self.pool.http1_ended(self.id, self.exchange.is_clean());
+        }
     }
 }
 
 impl Drop for Awaiting<'_> {
     fn drop(&mut self) {
-        self.0.phase.store(QUIET, Ordering::Release);
+        self.settle(QUIET);
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    fn is_clean(&self) -> bool {
+        !self.monitor.is_broken() && self.phase.load(Ordering::Acquire) == QUIET
     }
 }
 
@@ -135,12 +168,14 @@ impl Drop for Awaiting<'_> {
 
 impl Driver {
     /// Drives the connection to its end.
-    pub(super) async fn run(mut self, pool: Weak<Pool>, clock: Clock) {
+    pub(super) async fn run(mut self, pool: Weak<Pool>, clock: Clock, idle_timeout: Duration) {
         let id = self.id;
         let exchange = Arc::clone(&self.exchange);
         let mut cut = pin!(exchange.monitor.was_cut());
         let mut returned: Option<Lane> = None;
-        let mut idle: Option<Pin<Box<Sleep>>> = None;
+        // It runs whether the lane lies idle or not: one timer for each period, none a request.
+        let mut idle: Pin<Box<Sleep>> =
+            Box::pin(clock.sleep_until(after(clock.now(), idle_timeout)));
         loop {
             tokio::select! {
                 biased;
@@ -149,22 +184,23 @@ impl Driver {
                 Some(lane) = self.returns.recv(), if returned.is_none() => returned = Some(lane),
                 lane = ready(&mut returned), if returned.is_some() => {
                     if let (Some(lane), Some(pool)) = (lane, pool.upgrade()) {
-                        let expiry = pool.park(lane);
-                        idle.get_or_insert_with(|| Box::pin(clock.sleep_until(expiry)));
+                        pool.park(lane);
                     }
                 }
-                () = expired(&mut idle), if idle.is_some() => {
+                () = &mut idle => {
                     let next = pool.upgrade().and_then(|pool| pool.expire(id));
-                    idle = next.map(|expiry| Box::pin(clock.sleep_until(expiry)));
+                    let next = next.unwrap_or_else(|| after(clock.now(), idle_timeout));
+                    idle.set(clock.sleep_until(next));
                 }
             }
         }
-        let clean =
-            !exchange.monitor.is_broken() && exchange.phase.load(Ordering::Acquire) == QUIET;
         // First the stream, then the news: who hears of it finds the socket closed.
         drop(self);
-        if let Some(pool) = pool.upgrade() {
-            pool.http1_ended(id, clean);
+        let phase = &exchange.phase;
+        let awaited =
+            phase.compare_exchange(AWAITING, ENDED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if let (Some(pool), false) = (pool.upgrade(), awaited) {
+            pool.http1_ended(id, exchange.is_clean());
         }
     }
 }
@@ -176,13 +212,6 @@ async fn ready(returned: &mut Option<Lane>) -> Option<Lane> {
             let ready = lane.sender.ready().await.is_ok();
             returned.take().filter(|_| ready)
         }
-        None => std::future::pending().await,
-    }
-}
-
-async fn expired(idle: &mut Option<Pin<Box<Sleep>>>) {
-    match idle {
-        Some(sleep) => sleep.as_mut().await,
         None => std::future::pending().await,
     }
 }

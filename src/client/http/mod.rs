@@ -22,6 +22,7 @@ mod io;
 mod pool;
 mod service;
 mod socket;
+mod waiter;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -51,7 +52,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
 /// use std::time::Duration;
 /// use evenkeel::{Endpoint, client::Http, node::Link, pool::MakeEndpoint};
-/// use tower::{Service, ServiceExt};
+/// use tower::Service;
 ///
 /// let http = Http::default().connect_timeout(Duration::from_millis(300));
 /// // A balancer does this for every endpoint that it discovers.
@@ -59,7 +60,7 @@ use crate::{
 /// let mut service = http.make(&endpoint, Link::standalone(&endpoint));
 ///
 /// let request = http::Request::get("/health").body(String::new())?;
-/// let unsent = service.ready().await.unwrap().call(request).await.unwrap_err();
+/// let unsent = service.call(request).await.unwrap_err();
 /// assert!(unsent.request().is_some(), "nobody listens there, so the request came back");
 /// # Ok(()) }
 /// ```
@@ -91,9 +92,10 @@ impl Http {
         self.with(|settings| settings.http2 = true)
     }
 
-    /// How long an HTTP/1.1 connection may lie idle before it is closed; 90 s by default.
+    /// How long an HTTP/1.1 connection may lie idle before it is closed; 90 s by default, 1 ms at
+    /// least.
     pub fn idle_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.idle_timeout = timeout)
+        self.with(|settings| settings.idle_timeout = timeout.max(Duration::from_millis(1)))
     }
 
     /// How many idle HTTP/1.1 connections an endpoint may keep; 32 by default. Beyond that the

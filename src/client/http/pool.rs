@@ -1,7 +1,7 @@
 //! The connections of one endpoint, and the requests that wait for one.
 //!
 //! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
-//! request returns or a new one: it waits in line, and there is a dial for everyone in line. A
+//! request returns or a new one: it waits in line, and there is a dial for everyone near its head. A
 //! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
 //! lies idle. HTTP/2 needs one connection and one dial for all.
 //!
@@ -10,12 +10,8 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
-    future::Future,
-    mem,
-    pin::Pin,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll},
     time::Instant,
 };
 
@@ -24,12 +20,23 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use super::{Settings, dial, error::ConnectError, h1::Lane, h2::Trunk, head::Name, io::Monitor};
+use super::{
+    Settings, dial,
+    error::ConnectError,
+    h1::Lane,
+    h2::{Gone, Trunk},
+    head::Name,
+    io::Monitor,
+    waiter::Waiter,
+};
 use crate::{
     endpoint::Endpoint,
     error::BoxError,
     node::{Clock, Dial, Link, after},
 };
+
+/// Dials at once to one endpoint: a burst of requests shall be no flood of connections.
+const MOST_DIALS: usize = 64;
 
 /// The connections of one endpoint.
 pub(super) struct Pool {
@@ -50,7 +57,7 @@ struct State {
     idle: VecDeque<Lane>,
     trunk: Option<Trunk>,
     line: VecDeque<oneshot::Sender<Granted>>,
-    /// Those in line who still wait; never more than `dialing`, or than 1 for HTTP/2 dials.
+    /// Those in line who still wait. A dial is on its way while there are any.
     waiting: usize,
     dialing: usize,
     /// Connections that are, or may be again, of use.
@@ -69,13 +76,6 @@ pub(super) enum Grant {
 }
 
 pub(super) type Granted = Result<Grant, ConnectError>;
-
-/// A place in line. Given up, it hands on what it had been given.
-pub(super) struct Waiter {
-    pool: Arc<Pool>,
-    granted: oneshot::Receiver<Granted>,
-    served: bool,
-}
 
 pub(super) enum Checkout {
     Now(Grant),
@@ -131,9 +131,14 @@ impl Pool {
         let (grant, granted) = oneshot::channel();
         state.line.push_back(grant);
         state.waiting += 1;
-        let wanted = if self.http2 { 1 } else { state.waiting };
-        while state.dialing < wanted && self.start_dial(state) {}
-        Waiter { pool: Arc::clone(self), granted, served: false }
+        self.start_dials(state);
+        Waiter::new(Arc::clone(self), granted)
+    }
+
+    /// Starts a dial for each in line, or one for all.
+    fn start_dials(self: &Arc<Self>, state: &mut State) {
+        let most = if self.http2 { 1 } else { MOST_DIALS };
+        while state.dialing < state.waiting.min(most) && self.start_dial(state) {}
     }
 
     /// Starts one dial; false if there is no runtime to do it.
@@ -157,7 +162,7 @@ impl Pool {
     }
 
     /// A dial came through.
-    pub(super) fn connected(&self, grant: Grant, monitor: &Arc<Monitor>) {
+    pub(super) fn connected(self: &Arc<Self>, grant: Grant, monitor: &Arc<Monitor>) {
         let mut state = self.state();
         state.dialing -= 1;
         state.open += 1;
@@ -168,7 +173,10 @@ impl Pool {
         state.monitors.push(Arc::downgrade(monitor));
         self.link.up();
         match grant {
-            Grant::Http1(lane) => drop(self.give(&mut state, lane)),
+            Grant::Http1(lane) => {
+                drop(self.give(&mut state, lane));
+                self.start_dials(&mut state);
+            }
             Grant::Http2(trunk) => {
                 state.waiting = 0;
                 for next in mem::take(&mut state.line) {
@@ -204,7 +212,7 @@ impl Pool {
         }
     }
 
-    /// Serves the next in line, or lays the lane down; returns the one that is one too many.
+    /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
     fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
         while let Some(next) = state.line.pop_front() {
             match next.send(Ok(Grant::Http1(lane))) {
@@ -216,19 +224,39 @@ impl Pool {
                 Err(_) => return None,
             }
         }
+        if lane.is_closed() {
+            // Its end was told already, and nobody would ever take it out again.
+            return Some(lane);
+        }
         lane.parked_at = Some(self.clock.now());
         state.idle.push_back(lane);
         (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
     }
 
-    /// A lane is ready for its next request. Returns when it will have been idle for too long.
-    pub(super) fn park(&self, lane: Lane) -> Instant {
-        let too_many = self.give(&mut self.state(), lane);
+    /// A place in line is given up: what it was given goes to the next.
+    pub(super) fn leave_line(&self, granted: &mut oneshot::Receiver<Granted>) {
+        let mut state = self.state();
+        // Under the lock it is given something, or never.
+        granted.close();
+        let too_many = match granted.try_recv() {
+            Ok(Ok(Grant::Http1(lane))) => self.give(&mut state, lane),
+            Ok(_) => None,
+            Err(_) => {
+                state.waiting = state.waiting.saturating_sub(1);
+                None
+            }
+        };
+        drop(state);
         drop(too_many);
-        after(self.clock.now(), self.settings.idle_timeout)
     }
 
-    /// Closes a lane that has been idle for too long, or says when it will have been.
+    /// A lane is ready for its next request.
+    pub(super) fn park(&self, lane: Lane) {
+        let too_many = self.give(&mut self.state(), lane);
+        drop(too_many);
+    }
+
+    /// Closes a lane that has been idle for too long, or says when it will have been, if it is.
     pub(super) fn expire(&self, id: u64) -> Option<Instant> {
         let mut state = self.state();
         let index = state.idle.iter().position(|lane| lane.id == id)?;
@@ -322,36 +350,5 @@ impl fmt::Debug for Pool {
     }
 }
 
-// === impl Waiter ===
-
-impl Future for Waiter {
-    type Output = Granted;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Granted> {
-        let granted = std::task::ready!(Pin::new(&mut self.granted).poll(cx));
-        self.served = true;
-        Poll::Ready(
-            granted.unwrap_or_else(|_| Err(ConnectError::closed(self.pool.link.endpoint().addr()))),
-        )
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if self.served {
-            return;
-        }
-        let mut state = self.pool.state();
-        self.granted.close();
-        let too_many = match self.granted.try_recv() {
-            Ok(Ok(Grant::Http1(lane))) => self.pool.give(&mut state, lane),
-            Ok(_) => None,
-            Err(_) => {
-                state.waiting = state.waiting.saturating_sub(1);
-                None
-            }
-        };
-        drop(state);
-        drop(too_many);
-    }
-}
+#[cfg(test)]
+mod tests;

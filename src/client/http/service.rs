@@ -90,6 +90,8 @@ where
             Checkout::Later(waiter) => waiter.await,
         };
         let grant = match granted {
+            // Returned by another request, it may have been closed meanwhile.
+            Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
             Ok(grant) => grant,
             Err(error) => return Err(give_back(request, error)),
         };
@@ -97,7 +99,7 @@ where
             Grant::Http1(lane) => {
                 let original = pool.name.dress_http1(&mut request);
                 let fresh = !lane.used;
-                (lane.send(request).await, original, fresh)
+                (lane.send(request, &pool).await, original, fresh)
             }
             Grant::Http2(mut trunk) => {
                 let original = pool.name.dress_http2(&mut request);

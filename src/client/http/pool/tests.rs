@@ -1,0 +1,210 @@
+//! The pool on its own: shared dials, forced ends, and counts under stress.
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    sync::mpsc,
+};
+use tower::ServiceExt;
+
+use super::*;
+use crate::{
+    client::{Connected, Http, HttpBody, HttpService},
+    node::LinkState,
+};
+
+/// A pool whose dials all come through, to pipes.
+fn piped(http: Http) -> (Arc<Pool>, mpsc::UnboundedReceiver<DuplexStream>) {
+    let (accept, accepted) = mpsc::unbounded_channel();
+    let http = http.connector(move |_: &crate::Address| {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let _ = accept.send(theirs);
+        async move { Ok::<_, BoxError>(Connected::new(TokioIo::new(ours))) }
+    });
+    let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+    (Pool::new(http.settings, &endpoint, Link::standalone(&endpoint)), accepted)
+}
+
+async fn get(pool: &Arc<Pool>) -> Response<HttpBody> {
+    let request = Request::get("/").body(String::new()).unwrap();
+    HttpService::new(Arc::clone(pool)).oneshot(request).await.unwrap()
+}
+
+async fn become_up(pool: &Pool) {
+    while pool.link.state() != LinkState::Up {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_asked_twice_the_pool_dials_once() {
+    let (pool, mut accepted) = piped(Http::default());
+    assert_eq!(pool.link.state(), LinkState::Idle);
+    pool.dial();
+    pool.dial();
+    assert_eq!(pool.link.state(), LinkState::Connecting);
+    let mut peer = accepted.recv().await.unwrap();
+    become_up(&pool).await;
+    // The driver says "connecting" before it asks; who is up says so again.
+    pool.link.connecting();
+    pool.dial();
+    assert_eq!(pool.link.state(), LinkState::Up);
+    let call = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { get(&pool).await }
+    });
+    assert!(peer.read_u8().await.is_ok(), "a request uses the connection");
+    assert!(accepted.try_recv().is_err());
+    call.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_close_cuts_what_is_left() {
+    let (pool, mut accepted) = piped(Http::default());
+    let (response, mut peer) = tokio::join!(get(&pool), async {
+        let mut peer = accepted.recv().await.unwrap();
+        assert!(peer.read(&mut [0; 1024]).await.unwrap() > 0);
+        peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        peer
+    });
+    pool.close();
+    let body = response.into_body().collect().await;
+    assert!(body.is_err());
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(peer.write_all(b"more").await.is_err(), "nobody holds the stream");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_close_cuts_http2_and_dials_and_leaves_no_task() {
+    let (pool, mut accepted) = piped(Http::default().http2_prior_knowledge());
+    pool.dial();
+    let mut peer = accepted.recv().await.unwrap();
+    peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    become_up(&pool).await;
+    pool.close();
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    while tasks() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pool.link.state(), LinkState::Up, "the end that was asked for is no news");
+
+    pool.dial();
+    let mut peer = accepted.recv().await.unwrap();
+    pool.close();
+    while tasks() > 0 {
+        tokio::task::yield_now().await;
+    }
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+}
+
+async fn sleep(duration: std::time::Duration) {
+    Clock::default().sleep(duration).await;
+}
+
+fn micros(rng: &mut crate::node::Rng, bound: usize) -> std::time::Duration {
+    std::time::Duration::from_micros(rng.below(bound) as u64)
+}
+
+/// A server that answers late, closes at random and says GOAWAY at random.
+async fn rough_server(http2: bool, seed: u64) -> std::net::SocketAddr {
+    use hyper::{server::conn, service::service_fn};
+    use hyper_util::rt::TokioExecutor;
+
+    let rng = Mutex::new(crate::node::Rng::from_seed(seed));
+    let below = Arc::new(move |bound| micros(&mut rng.lock().unwrap(), bound));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = TokioIo::new(stream);
+            let below = Arc::clone(&below);
+            tokio::spawn(async move {
+                let lifetime = below(5_000);
+                let slow = Arc::clone(&below);
+                let service = service_fn(move |_: Request<hyper::body::Incoming>| {
+                    let delay = slow(1_000);
+                    async move {
+                        sleep(delay).await;
+                        Ok::<_, std::convert::Infallible>(Response::new("ok".to_owned()))
+                    }
+                });
+                if http2 {
+                    let server = conn::http2::Builder::new(TokioExecutor::new());
+                    let mut served = std::pin::pin!(server.serve_connection(stream, service));
+                    tokio::select! {
+                        _ = &mut served => return,
+                        () = sleep(lifetime) => served.as_mut().graceful_shutdown(),
+                    }
+                    let _ = served.await;
+                } else {
+                    let served = conn::http1::Builder::new().serve_connection(stream, service);
+                    tokio::select! {
+                        _ = served => {}
+                        () = sleep(lifetime) => {}
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Whatever is given up and whatever breaks, nothing is counted twice or forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn t6_the_counts_are_exact_when_requests_are_given_up_and_connections_break() {
+    for http2 in [false, true] {
+        let endpoint = Endpoint::new(rough_server(http2, 7).await);
+        let http = if http2 { Http::default().http2_prior_knowledge() } else { Http::default() };
+        let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
+        let callers: Vec<_> = (0..16)
+            .map(|caller| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move {
+                    let mut rng = crate::node::Rng::from_seed(caller);
+                    let mut answered = 0;
+                    for _ in 0..100 {
+                        let request = Request::get("/").body(String::new()).unwrap();
+                        let call = HttpService::new(Arc::clone(&pool)).oneshot(request);
+                        let patience = micros(&mut rng, 6_000);
+                        tokio::select! {
+                            response = call => if let Ok(response) = response {
+                                answered += u32::from(response.into_body().collect().await.is_ok());
+                            },
+                            () = sleep(patience) => {}
+                        }
+                    }
+                    answered
+                })
+            })
+            .collect();
+        let mut answered = 0;
+        for caller in callers {
+            answered += caller.await.unwrap();
+        }
+        assert!(answered > 0);
+        let settled = async {
+            loop {
+                {
+                    let state = pool.state();
+                    let kept = state.idle.len() + usize::from(state.trunk.is_some());
+                    if state.waiting == 0 && state.dialing == 0 && state.open == kept {
+                        break assert!(state.line.iter().all(oneshot::Sender::is_closed));
+                    }
+                }
+                sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, settled).await.unwrap_or_else(|_| panic!("{pool:?}"));
+    }
+}
+
+#[test]
+fn without_a_runtime_a_dial_fails() {
+    let (pool, _accepted) = piped(Http::default());
+    pool.dial();
+    assert!(matches!(pool.link.state(), LinkState::Failed { .. }));
+}
