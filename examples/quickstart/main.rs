@@ -4,6 +4,7 @@
 //! `cargo run --release --example quickstart`
 
 #![allow(clippy::print_stdout, reason = "it is there to be read")]
+#![allow(clippy::disallowed_methods, reason = "it reads the time as any program does")]
 
 mod report;
 mod servers;
@@ -72,7 +73,9 @@ async fn run(name: &str, policy: impl IntoPolicy<Key = NoKey>) -> Result<(), Box
         if number == requests / 2 {
             // As in a rolling restart: the new one is there before the old one leaves.
             running.push(Server::start(&registry, "normal 4", Kind::Normal).await?);
-            going.take().map(Server::stop);
+            if let Some(server) = going.take() {
+                server.stop();
+            }
         }
         calls.spawn(call(balance.clone()));
         while let Some(sample) = calls.try_join_next() {

@@ -37,7 +37,7 @@ impl Server {
             let _ = stopped.await;
         });
         tokio::spawn(async move { server.await });
-        Ok(Self { registration: registry.register(endpoint)?, stop: stop })
+        Ok(Self { registration: registry.register(endpoint)?, stop })
     }
 
     /// Leaves the registry first and stops a little later, as a graceful server does: whoever sent

@@ -21,12 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Settings, dial,
-    error::ConnectError,
-    h1::Lane,
-    h2::{Gone, Trunk},
-    head::Name,
-    io::Monitor,
+    Settings, dial, error::ConnectError, h1::Lane, h2::Trunk, head::Name, io::Monitor,
     waiter::Waiter,
 };
 use crate::{
