@@ -150,7 +150,7 @@ impl TestBed {
     }
 
     /// The link of each node, to report connections as a client would.
-    pub fn links(&self) -> impl Iterator<Item = Link> {
+    pub fn links(&self) -> impl Iterator<Item = Link> + '_ {
         self.nodes().map(|node| Link::new(Arc::clone(node)))
     }
 }
