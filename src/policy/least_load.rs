@@ -158,19 +158,31 @@ impl LeastLoadPicker {
         }
     }
 
-    /// Draws until enough accepted nodes were compared, or until too many were not accepted; then
-    /// looks at all of them, so that one accepted node among many is found.
+    /// A node at random by weight; another than `first`, if that is given.
+    #[inline]
+    fn draw(&self, first: Option<usize>, cx: &mut PickContext<'_>) -> usize {
+        let nodes = cx.len();
+        match (&self.weights, first) {
+            (None, None) => cx.rng().below(nodes),
+            (None, Some(first)) => {
+                let other = cx.rng().below(nodes - 1);
+                other + usize::from(other >= first)
+            }
+            (Some(weights), None) => weights.draw(cx.rng()),
+            (Some(weights), Some(first)) => weights.draw_other(first, cx.rng()),
+        }
+    }
+
+    /// Draws until enough accepted nodes were compared, or until too many were not accepted. Where
+    /// that leaves nothing to compare it looks at all of them, so that the one accepted node among
+    /// many is found, and of two the less loaded.
     fn pick_among(&self, cx: &mut PickContext<'_>) -> Pick {
         let mut best: Option<(f64, usize)> = None;
         let mut compared = 0;
         for _ in 0..2 * self.choices + 4 {
-            let nodes = cx.len();
-            let index = match &self.weights {
-                None => cx.rng().below(nodes),
-                Some(weights) => weights.draw(cx.rng()),
-            };
-            let again = compared == 1 && best.is_some_and(|(_, first)| first == index);
-            if again || !cx.accepts(index) {
+            let first = best.filter(|_| compared == 1).map(|(_, first)| first);
+            let index = self.draw(first, cx);
+            if !cx.accepts(index) {
                 continue;
             }
             let load = self.load(index, cx);
@@ -183,8 +195,8 @@ impl LeastLoadPicker {
             }
         }
         match best {
-            Some((_, index)) => Pick::Use(index),
-            None => self.pick_by_scan(cx),
+            Some((_, index)) if compared > 1 => Pick::Use(index),
+            _ => self.pick_by_scan(cx),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     discovery::Endpoints,
     error::BuildError,
     node::{Clock, Fleet, Lease, Link, Node, NodeId, Seeds},
-    policy::{IntoPolicy, Policy, Tier},
+    policy::{IntoPolicy, Policy, PolicyFactory, Tier},
 };
 
 /// Runs a policy over endpoints without a runtime, discovery or clients: for tests, benches and
@@ -37,6 +37,7 @@ use crate::{
 /// ```
 pub struct TestBed {
     snapshot: ArcSwap<Snapshot<(), ()>>,
+    factory: PolicyFactory,
     policy: Box<dyn Policy>,
     roster: Roster<()>,
     fleet: Arc<Fleet>,
@@ -55,16 +56,17 @@ impl TestBed {
         endpoints: impl IntoIterator<Item = crate::Endpoint>,
     ) -> Result<Self, BuildError> {
         let (factory, _key) = policy.into_policy()?;
-        let mut bed = Self::empty(factory.make(), Clock::default(), Seeds::Thread);
+        let mut bed = Self::empty(factory, Clock::default(), Seeds::Thread);
         bed.update(endpoints);
         Ok(bed)
     }
 
-    fn empty(policy: Box<dyn Policy>, clock: Clock, seeds: Seeds) -> Self {
+    fn empty(factory: PolicyFactory, clock: Clock, seeds: Seeds) -> Self {
         let (fleet, attended) = Fleet::new(clock, seeds);
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::empty((), Limits::default())),
-            policy,
+            policy: factory.make(),
+            factory,
             roster: Roster::new(Arc::clone(&fleet)),
             fleet,
             limits: Limits::default(),
@@ -88,7 +90,7 @@ impl TestBed {
     fn anew(self, clock: Clock, seeds: Seeds) -> Self {
         let endpoints: Vec<_> =
             self.roster.listed().iter().map(|member| member.node.endpoint()).collect();
-        let mut bed = Self::empty(self.policy, clock, seeds);
+        let mut bed = Self::empty(self.factory, clock, seeds);
         bed.limits = self.limits;
         bed.update(endpoints);
         bed
