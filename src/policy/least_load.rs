@@ -8,8 +8,9 @@ use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, w
 ///
 /// Two choices already keep the longest queue exponentially shorter than one (Mitzenmacher, "The
 /// Power of Two Choices in Randomized Load Balancing", 2001). The first two draws are always of
-/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight and
-/// their load is divided by it. Equal loads are decided by the order of the draws, so by chance.
+/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight, and a
+/// node of twice the mean weight counts half of its requests in flight. Equal loads are decided by
+/// the order of the draws, so by chance: idle nodes share by weight alone.
 ///
 /// ```
 /// use evenkeel::{Endpoint, policy::{LeastLoad, LoadMetric}, pool::TestBed};
@@ -151,11 +152,13 @@ impl Policy for LeastRequest {
 impl LeastLoadPicker {
     #[inline]
     fn load(&self, index: usize, cx: &mut PickContext<'_>) -> f64 {
-        let load = self.metric.load(&cx.nodes()[index], cx);
-        match &self.weights {
-            None => load,
-            Some(weights) => load / weights.get(index),
-        }
+        let node = &cx.nodes()[index];
+        let queue = f64::from(node.in_flight());
+        let queue = match &self.weights {
+            None => queue,
+            Some(weights) => queue / weights.relative(index),
+        };
+        self.metric.load(node, queue, cx)
     }
 
     /// A node at random by weight; another than `first`, if that is given.

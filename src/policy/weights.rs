@@ -5,7 +5,8 @@ use super::{PickContext, Rng, Tier};
 /// The weights of a tier, where they differ.
 #[derive(Clone, Debug)]
 pub(super) struct Weights {
-    each: Box<[f64]>,
+    /// Each as a multiple of the mean.
+    relative: Box<[f64]>,
     /// `upto[i]` is the sum of the weights up to and with node `i`.
     upto: Box<[u64]>,
 }
@@ -23,7 +24,9 @@ impl Weights {
                     sum
                 })
                 .collect();
-            Self { each: tier.weights().iter().map(|&weight| f64::from(weight)).collect(), upto }
+            let mean = sum as f64 / tier.weights().len() as f64;
+            let relative = tier.weights().iter().map(|&weight| f64::from(weight) / mean).collect();
+            Self { relative, upto }
         })
     }
 
@@ -48,11 +51,12 @@ impl Weights {
 
     /// One of the accepted nodes, each as likely as its share of their weights.
     pub(super) fn draw_accepted(&self, cx: &mut PickContext<'_>) -> Option<usize> {
-        draw_accepted(cx, |index| self.each[index])
+        draw_accepted(cx, |index| self.relative[index])
     }
 
-    pub(super) fn get(&self, index: usize) -> f64 {
-        self.each[index]
+    /// The weight of the node at `index` as a multiple of the mean.
+    pub(super) fn relative(&self, index: usize) -> f64 {
+        self.relative[index]
     }
 }
 
