@@ -1,6 +1,6 @@
 //! A policy over endpoints, with nothing around it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -38,7 +38,8 @@ use crate::{
 pub struct TestBed {
     snapshot: ArcSwap<Snapshot<(), ()>>,
     factory: PolicyFactory,
-    policy: Box<dyn Policy>,
+    /// Never locked, only owned: so threads may share the bed, and pick from it at once.
+    policy: Mutex<Box<dyn Policy>>,
     roster: Roster<()>,
     fleet: Arc<Fleet>,
     limits: Limits,
@@ -65,7 +66,7 @@ impl TestBed {
         let (fleet, attended) = Fleet::new(clock, seeds);
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::empty((), Limits::default())),
-            policy: factory.make(),
+            policy: Mutex::new(factory.make()),
             factory,
             roster: Roster::new(Arc::clone(&fleet)),
             fleet,
@@ -115,9 +116,10 @@ impl TestBed {
     /// Builds the pickers anew, with nothing changed.
     pub fn rebuild(&mut self) {
         let mut rng = self.fleet.seeds.rng();
+        let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
         let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
         let views = plans.into_iter().map(|plan| TierView {
-            picker: self.policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
+            picker: policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
             services: vec![(); plan.nodes.len()].into(),
             nodes: plan.nodes.into(),
         });
@@ -125,8 +127,8 @@ impl TestBed {
             tiers: views.collect(),
             key: (),
             limits: self.limits,
-            scope: self.policy.scope(),
-            model: model_of(&*self.policy, &self.limits),
+            scope: policy.scope(),
+            model: model_of(&**policy, &self.limits),
             listed: self.roster.listed().len(),
         }));
     }
