@@ -97,8 +97,6 @@ pub(crate) fn counts_stay_exact_among_threads(case: &Case) {
     assert_eq!(counts.iter().sum::<u64>(), (THREADS * EACH) as u64);
     if case.nature == Nature::InTurn {
         assert_eq!(counts, [(THREADS * EACH / 10) as u64; 10], "a turn was lost or given twice");
-    } else {
-        assert!(counts.iter().all(|&count| count > 1_000), "{counts:?}");
     }
 }
 
