@@ -135,6 +135,12 @@ impl MeanLatency {
         }
     }
 
+    /// The sum in nanoseconds and the nodes that have a part in it.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (u64, u32) {
+        (self.sum_nanos.load(Ordering::Acquire), self.nodes.load(Ordering::Acquire))
+    }
+
     /// Moves one node's part from `before` to `after`; `None` means that it has no part.
     #[inline]
     pub(crate) fn shift(&self, before: Option<u64>, after: Option<u64>) {

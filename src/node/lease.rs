@@ -127,6 +127,9 @@ impl Lease {
 
     /// The request outlived the time that the settings allow an attempt.
     pub(crate) fn time_out(&mut self) {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return;
+        }
         let timing = self.end_waiting();
         self.stage = Stage::Told;
         self.node.stats.timed_out(&self.node.fleet, timing);
@@ -134,8 +137,12 @@ impl Lease {
 
     /// The request was never processed here: it says nothing of the node.
     pub(crate) fn pass(&mut self) {
-        self.end_waiting();
-        self.stage = Stage::Told;
+        if let Stage::Waiting(_) = self.stage {
+            self.end_waiting();
+        }
+        if !matches!(self.stage, Stage::Released) {
+            self.stage = Stage::Told;
+        }
     }
 
     /// The request goes elsewhere.

@@ -150,8 +150,11 @@ impl Node {
     }
 
     /// The driver looks: what changes from here on asks again.
+    ///
+    /// A swap, not a store: whoever found the flag still set has changed something before, and the
+    /// look that follows must see it.
     pub(crate) fn attended(&self) {
-        self.queued.store(false, Ordering::Release);
+        self.queued.swap(false, Ordering::AcqRel);
     }
 
     /// Discovery no longer lists it. True if no request is in flight.
@@ -206,3 +209,6 @@ fn hash_of(endpoint: &Endpoint) -> u64 {
     }
     xxhash_rust::xxh64::xxh64(text.as_bytes(), 0)
 }
+
+#[cfg(all(test, evenkeel_loom))]
+mod models;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::sync::{Notify, futures::OwnedNotified};
+use crate::sync::notify::{Notify, OwnedNotified};
 
 /// Wakes everybody who listens.
 #[derive(Debug)]
@@ -45,5 +45,65 @@ impl Future for Listener {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
+    }
+}
+
+#[cfg(all(test, evenkeel_loom))]
+mod models {
+    use super::*;
+    use crate::sync::atomic::{AtomicU64, Ordering};
+    use loom::thread;
+
+    /// A call that listened before it looked misses no publication: either it saw the snapshot, or
+    /// the signal reaches it. The cell stands for the pool's `ArcSwap`.
+    #[test]
+    fn listening_before_the_look_misses_nothing() {
+        loom::model(|| {
+            let snapshot = Arc::new(AtomicU64::new(0));
+            let signal = Arc::new(Signal::new());
+            let driver = {
+                let (snapshot, signal) = (snapshot.clone(), signal.clone());
+                thread::spawn(move || {
+                    for version in 1..=2 {
+                        snapshot.store(version, Ordering::Release);
+                        signal.raise();
+                    }
+                })
+            };
+            let listener = signal.listen();
+            let seen = snapshot.load(Ordering::Acquire);
+            driver.join().unwrap();
+            let mut listener = listener;
+            let heard = Pin::new(&mut listener)
+                .poll(&mut Context::from_waker(std::task::Waker::noop()))
+                .is_ready();
+            assert!(heard || seen == 2, "saw {seen} and would wait for ever");
+        });
+    }
+
+    /// A waiter that was already polled is woken, in whatever moment the signal comes.
+    #[test]
+    fn a_polled_listener_is_woken() {
+        loom::model(|| {
+            let signal = Arc::new(Signal::new());
+            let mut listener = signal.listen();
+            let raiser = {
+                let signal = signal.clone();
+                thread::spawn(move || signal.raise())
+            };
+            let woken = Arc::new(Flag(loom::sync::atomic::AtomicBool::new(false)));
+            let waker = std::task::Waker::from(woken.clone());
+            let ready = Pin::new(&mut listener).poll(&mut Context::from_waker(&waker)).is_ready();
+            raiser.join().unwrap();
+            assert!(ready || woken.0.load(Ordering::Acquire));
+        });
+    }
+
+    struct Flag(loom::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
     }
 }

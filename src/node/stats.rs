@@ -82,14 +82,17 @@ impl Stats {
     }
 
     /// Counts one more request, unless `cap` are in flight already.
+    ///
+    /// Acquires, so that one who enters after [`is_idle_for_good`](Self::is_idle_for_good) said yes
+    /// sees that the node is retired.
     #[inline]
     pub(crate) fn enter(&self, cap: Option<u32>) -> bool {
         let Some(cap) = cap else {
-            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            self.in_flight.fetch_add(1, Ordering::Acquire);
             return true;
         };
         self.in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
                 (count < cap).then_some(count + 1)
             })
             .is_ok()
@@ -370,5 +373,59 @@ impl LatencyModel {
             Self::Peak => PEAK_FADES,
             Self::None | Self::Average => AVERAGE_FADES,
         }
+    }
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests;
+
+#[cfg(all(test, evenkeel_loom))]
+mod models {
+    use super::*;
+    use crate::node::{Clock, Seeds};
+    use loom::thread;
+    use std::sync::Arc;
+
+    fn success(stats: &Stats, fleet: &Fleet, nanos: u64) {
+        let timing = Timing { now: fleet.instant(0), nanos };
+        stats.learn(fleet, Outcome::Success.into(), Some((timing, LatencyModel::Average)));
+    }
+
+    /// A node that is no longer listed has no part in the mean, whenever its last answers come.
+    #[test]
+    fn a_detached_node_leaves_nothing_in_the_mean() {
+        loom::model(|| {
+            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::Thread);
+            let stats = Arc::new(Stats::new());
+            let request = {
+                let (stats, fleet) = (stats.clone(), fleet.clone());
+                thread::spawn(move || success(&stats, &fleet, 7_000))
+            };
+            stats.detach(&fleet);
+            request.join().unwrap();
+            assert_eq!(fleet.mean.parts(), (0, 0));
+            stats.attach();
+            success(&stats, &fleet, 7_000);
+            assert_eq!(fleet.mean.parts().1, 1);
+        });
+    }
+
+    /// Two answers at once are one node, and what is added is taken away again.
+    #[test]
+    fn answers_at_once_count_the_node_once() {
+        loom::model(|| {
+            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::Thread);
+            let stats = Arc::new(Stats::new());
+            let request = {
+                let (stats, fleet) = (stats.clone(), fleet.clone());
+                thread::spawn(move || success(&stats, &fleet, 7_000))
+            };
+            success(&stats, &fleet, 9_000);
+            request.join().unwrap();
+            let part = part(stats.latency.get()).unwrap();
+            assert_eq!(fleet.mean.parts(), (part, 1));
+            stats.detach(&fleet);
+            assert_eq!(fleet.mean.parts(), (0, 0));
+        });
     }
 }

@@ -8,8 +8,9 @@ use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, w
 ///
 /// Two choices already keep the longest queue exponentially shorter than one (Mitzenmacher, "The
 /// Power of Two Choices in Randomized Load Balancing", 2001). The first two draws are always of
-/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight and
-/// their load is divided by it. Equal loads are decided by the order of the draws, so by chance.
+/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight, and a
+/// node of twice the mean weight counts half of its requests in flight. Equal loads are decided by
+/// the order of the draws, so by chance: idle nodes share by weight alone.
 ///
 /// ```
 /// use evenkeel::{Endpoint, policy::{LeastLoad, LoadMetric}, pool::TestBed};
@@ -151,26 +152,40 @@ impl Policy for LeastRequest {
 impl LeastLoadPicker {
     #[inline]
     fn load(&self, index: usize, cx: &mut PickContext<'_>) -> f64 {
-        let load = self.metric.load(&cx.nodes()[index], cx);
-        match &self.weights {
-            None => load,
-            Some(weights) => load / weights.get(index),
+        let node = &cx.nodes()[index];
+        let queue = f64::from(node.in_flight());
+        let queue = match &self.weights {
+            None => queue,
+            Some(weights) => queue / weights.relative(index),
+        };
+        self.metric.load(node, queue, cx)
+    }
+
+    /// A node at random by weight; another than `first`, if that is given.
+    #[inline]
+    fn draw(&self, first: Option<usize>, cx: &mut PickContext<'_>) -> usize {
+        let nodes = cx.len();
+        match (&self.weights, first) {
+            (None, None) => cx.rng().below(nodes),
+            (None, Some(first)) => {
+                let other = cx.rng().below(nodes - 1);
+                other + usize::from(other >= first)
+            }
+            (Some(weights), None) => weights.draw(cx.rng()),
+            (Some(weights), Some(first)) => weights.draw_other(first, cx.rng()),
         }
     }
 
-    /// Draws until enough accepted nodes were compared, or until too many were not accepted; then
-    /// looks at all of them, so that one accepted node among many is found.
+    /// Draws until enough accepted nodes were compared, or until too many were not accepted. Where
+    /// that leaves nothing to compare it looks at all of them, so that the one accepted node among
+    /// many is found, and of two the less loaded.
     fn pick_among(&self, cx: &mut PickContext<'_>) -> Pick {
         let mut best: Option<(f64, usize)> = None;
         let mut compared = 0;
         for _ in 0..2 * self.choices + 4 {
-            let nodes = cx.len();
-            let index = match &self.weights {
-                None => cx.rng().below(nodes),
-                Some(weights) => weights.draw(cx.rng()),
-            };
-            let again = compared == 1 && best.is_some_and(|(_, first)| first == index);
-            if again || !cx.accepts(index) {
+            let first = best.filter(|_| compared == 1).map(|(_, first)| first);
+            let index = self.draw(first, cx);
+            if !cx.accepts(index) {
                 continue;
             }
             let load = self.load(index, cx);
@@ -183,8 +198,8 @@ impl LeastLoadPicker {
             }
         }
         match best {
-            Some((_, index)) => Pick::Use(index),
-            None => self.pick_by_scan(cx),
+            Some((_, index)) if compared > 1 => Pick::Use(index),
+            _ => self.pick_by_scan(cx),
         }
     }
 

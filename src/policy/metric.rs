@@ -4,7 +4,8 @@ use super::{LatencyModel, PickContext};
 use crate::node::Node;
 
 /// The load of a node; the lower is picked. All of them divide by the square of the success, so
-/// that an endpoint that fails fast attracts nothing, and by the weight.
+/// that an endpoint that fails fast attracts nothing; the requests in flight are divided by the
+/// node's weight relative to the mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LoadMetric {
@@ -31,10 +32,10 @@ impl LoadMetric {
         }
     }
 
-    /// The load of `node` before its weight is counted.
+    /// The load of `node` with so many requests in flight for a node of its weight.
     #[inline]
-    pub(super) fn load(self, node: &Node, cx: &mut PickContext<'_>) -> f64 {
-        let places = f64::from(node.in_flight()) + 1.0;
+    pub(super) fn load(self, node: &Node, queue: f64, cx: &mut PickContext<'_>) -> f64 {
+        let places = queue + 1.0;
         let latency = match self {
             Self::InFlight => 1.0,
             Self::PeakEwma | Self::Cost => node.latency_nanos(self.latency_model(), cx.now()),

@@ -87,6 +87,10 @@ impl Picker for RoundRobinPicker {
                 return Pick::Use(index);
             }
         }
-        cx.any_accepted().map_or(Pick::Fail, Pick::Use)
+        let found = match &self.stride {
+            None => cx.any_accepted(),
+            Some(stride) => stride.draw_accepted(cx),
+        };
+        found.map_or(Pick::Fail, Pick::Use)
     }
 }

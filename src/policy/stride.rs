@@ -5,7 +5,7 @@
 //! asked, its quotient the generation. A node whose weight is `w` of 65,535 lets the other
 //! generations pass, evenly spread. Over 65,535 generations node `i` is chosen exactly `w_i` times.
 
-use super::Tier;
+use super::{PickContext, Tier, weights::draw_accepted};
 
 const FULL: u64 = u16::MAX as u64;
 const HALF: u64 = FULL / 2;
@@ -44,5 +44,10 @@ impl Stride {
                 return node;
             }
         }
+    }
+
+    /// One of the accepted nodes by weight, for when too many turns fell to others.
+    pub(super) fn draw_accepted(&self, cx: &mut PickContext<'_>) -> Option<usize> {
+        draw_accepted(cx, |index| f64::from(self.weights[index]))
     }
 }

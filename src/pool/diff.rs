@@ -152,10 +152,14 @@ impl<S> Roster<S> {
 
     /// Lets go of `node` if it drains and no request holds it any longer.
     pub(crate) fn release(&mut self, node: &Node) {
-        if node.is_retired()
-            && node.in_flight() == 0
-            && self.draining.remove(node.endpoint().identity()).is_some()
-        {
+        if !node.is_retired() || node.in_flight() != 0 {
+            return;
+        }
+        let endpoint = node.endpoint();
+        // Another node of the same endpoint may drain, if this one was cut off before.
+        let drains = |draining: &Draining<S>| std::ptr::eq(&*draining.member.node, node);
+        if self.draining.get(endpoint.identity()).is_some_and(drains) {
+            self.draining.remove(endpoint.identity());
             tracing::debug!(endpoint = %node, "endpoint drained");
             node.close();
         }

@@ -94,8 +94,9 @@ impl<S, K> Snapshot<S, K> {
             let Some(mut node) = tier.nodes.get(index) else { return Choice::Fail };
             if !node.link.is_up() {
                 node.want();
-                if self.scope == Scope::Listed {
-                    // Its first dial; once that has failed, the picker walks past it.
+                if self.scope == Scope::Listed && cx.key().is_some() {
+                    // Its first dial; once that has failed, the picker walks past it. A request
+                    // without a key has no node of its own to wait for.
                     return Choice::Wait;
                 }
                 cx.require_up();

@@ -1,6 +1,6 @@
 //! A policy over endpoints, with nothing around it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use crate::{
     discovery::Endpoints,
     error::BuildError,
     node::{Clock, Fleet, Lease, Link, Node, NodeId, Seeds},
-    policy::{IntoPolicy, Policy, Tier},
+    policy::{IntoPolicy, Policy, PolicyFactory, Tier},
 };
 
 /// Runs a policy over endpoints without a runtime, discovery or clients: for tests, benches and
@@ -37,7 +37,9 @@ use crate::{
 /// ```
 pub struct TestBed {
     snapshot: ArcSwap<Snapshot<(), ()>>,
-    policy: Box<dyn Policy>,
+    factory: PolicyFactory,
+    /// Never locked, only owned: so threads may share the bed, and pick from it at once.
+    policy: Mutex<Box<dyn Policy>>,
     roster: Roster<()>,
     fleet: Arc<Fleet>,
     limits: Limits,
@@ -55,16 +57,17 @@ impl TestBed {
         endpoints: impl IntoIterator<Item = crate::Endpoint>,
     ) -> Result<Self, BuildError> {
         let (factory, _key) = policy.into_policy()?;
-        let mut bed = Self::empty(factory.make(), Clock::default(), Seeds::Thread);
+        let mut bed = Self::empty(factory, Clock::default(), Seeds::Thread);
         bed.update(endpoints);
         Ok(bed)
     }
 
-    fn empty(policy: Box<dyn Policy>, clock: Clock, seeds: Seeds) -> Self {
+    fn empty(factory: PolicyFactory, clock: Clock, seeds: Seeds) -> Self {
         let (fleet, attended) = Fleet::new(clock, seeds);
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::empty((), Limits::default())),
-            policy,
+            policy: Mutex::new(factory.make()),
+            factory,
             roster: Roster::new(Arc::clone(&fleet)),
             fleet,
             limits: Limits::default(),
@@ -88,7 +91,7 @@ impl TestBed {
     fn anew(self, clock: Clock, seeds: Seeds) -> Self {
         let endpoints: Vec<_> =
             self.roster.listed().iter().map(|member| member.node.endpoint()).collect();
-        let mut bed = Self::empty(self.policy, clock, seeds);
+        let mut bed = Self::empty(self.factory, clock, seeds);
         bed.limits = self.limits;
         bed.update(endpoints);
         bed
@@ -113,9 +116,10 @@ impl TestBed {
     /// Builds the pickers anew, with nothing changed.
     pub fn rebuild(&mut self) {
         let mut rng = self.fleet.seeds.rng();
+        let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
         let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
         let views = plans.into_iter().map(|plan| TierView {
-            picker: self.policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
+            picker: policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
             services: vec![(); plan.nodes.len()].into(),
             nodes: plan.nodes.into(),
         });
@@ -123,8 +127,8 @@ impl TestBed {
             tiers: views.collect(),
             key: (),
             limits: self.limits,
-            scope: self.policy.scope(),
-            model: model_of(&*self.policy, &self.limits),
+            scope: policy.scope(),
+            model: model_of(&**policy, &self.limits),
             listed: self.roster.listed().len(),
         }));
     }

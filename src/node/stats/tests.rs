@@ -1,0 +1,1 @@
+//! Counters and estimates of one node, by cases.

@@ -1,0 +1,132 @@
+//! A policy to check, and what to count.
+
+use evenkeel::{
+    Endpoint,
+    node::{Lease, Outcome},
+    policy::{IntoPolicy, Rng},
+    pool::TestBed,
+};
+
+use crate::support::{HandTime, endpoint, index_of};
+
+/// What a policy picks by, and so which shares are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nature {
+    /// Each in its turn: exact shares.
+    InTurn,
+    /// By chance alone.
+    AtRandom,
+    /// By the key; by chance where there is none.
+    ByKey,
+    /// The less loaded of two.
+    ByLoad,
+    /// The least loaded of more than two.
+    ByLoadOfMany,
+}
+
+pub(crate) struct Case {
+    pub(crate) nature: Nature,
+    make: Box<dyn Fn(Vec<Endpoint>) -> TestBed + Send + Sync>,
+}
+
+impl Case {
+    pub(crate) fn new<P: IntoPolicy>(
+        policy: impl Fn() -> P + Send + Sync + 'static,
+        nature: Nature,
+    ) -> Self {
+        let make = move |endpoints| TestBed::new(policy(), endpoints).unwrap();
+        Self { nature, make: Box::new(make) }
+    }
+
+    /// The policy over `endpoints`, in a time that stands still.
+    pub(crate) fn bed(&self, endpoints: impl IntoIterator<Item = Endpoint>, seed: u64) -> TestBed {
+        self.bed_in(&HandTime::new(), endpoints, seed)
+    }
+
+    pub(crate) fn bed_in(
+        &self,
+        time: &HandTime,
+        endpoints: impl IntoIterator<Item = Endpoint>,
+        seed: u64,
+    ) -> TestBed {
+        (self.make)(endpoints.into_iter().collect()).clock(time.clock(), seed)
+    }
+
+    /// Over the endpoints with the numbers 0 up to and without `count`.
+    pub(crate) fn bed_of(&self, count: usize, seed: u64) -> TestBed {
+        self.bed((0..count).map(endpoint), seed)
+    }
+
+    /// The key of a request, for a policy that wants one.
+    pub(crate) fn key(&self, rng: &mut Rng) -> Option<u64> {
+        (self.nature == Nature::ByKey).then(|| rng.next_u64())
+    }
+
+    pub(crate) fn is_by_load(&self) -> bool {
+        matches!(self.nature, Nature::ByLoad | Nature::ByLoadOfMany)
+    }
+
+    /// How often each of `nodes` endpoints is picked in `picks` requests, one after the other.
+    pub(crate) fn count(&self, bed: &TestBed, nodes: usize, picks: usize) -> Vec<u64> {
+        let mut counts = vec![0; nodes];
+        let mut rng = Rng::from_seed(99);
+        for _ in 0..picks {
+            let lease = bed.pick(self.key(&mut rng)).expect("some node is accepted");
+            counts[index_of(&lease)] += 1;
+            succeed(lease);
+        }
+        counts
+    }
+
+    /// The same where nothing is learned from a request.
+    pub(crate) fn count_static(&self, bed: &TestBed, nodes: usize, picks: usize) -> Vec<u64> {
+        let mut counts = vec![0; nodes];
+        for _ in 0..picks {
+            // Dropped: an abandoned request is neutral while nobody answers.
+            counts[index_of(&bed.pick(None).expect("some node is accepted"))] += 1;
+        }
+        counts
+    }
+}
+
+pub(crate) fn succeed(mut lease: Lease) {
+    lease.finish(Outcome::Success.into());
+}
+
+/// Pearson's chi-square of `counts` against shares in proportion to `weights`.
+pub(crate) fn chi_square(counts: &[u64], weights: &[f64]) -> f64 {
+    let total = counts.iter().sum::<u64>() as f64 / weights.iter().sum::<f64>();
+    counts
+        .iter()
+        .zip(weights)
+        .map(|(&count, weight)| (count as f64 - total * weight).powi(2) / (total * weight))
+        .sum()
+}
+
+/// What chi-square exceeds with a chance of about 1e-5, by Wilson and Hilferty's approximation.
+pub(crate) fn chi_square_limit(cells: usize) -> f64 {
+    let freedom = cells as f64 - 1.0;
+    let spread = 2.0 / (9.0 * freedom);
+    freedom * (1.0 - spread + 4.265 * spread.sqrt()).powi(3)
+}
+
+/// Every cell has its share as far as chance can tell.
+#[track_caller]
+pub(crate) fn assert_shares(counts: &[u64], weights: &[f64]) {
+    let (found, limit) = (chi_square(counts, weights), chi_square_limit(counts.len()));
+    assert!(found < limit, "chi-square {found:.1} above {limit:.1}: {counts:?} for {weights:?}");
+}
+
+#[track_caller]
+pub(crate) fn assert_even(counts: &[u64]) {
+    assert_shares(counts, &vec![1.0; counts.len()]);
+}
+
+/// All within so many per cent of their mean.
+#[track_caller]
+pub(crate) fn assert_within(counts: &[u64], per_cent: f64) {
+    let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+    let off = counts.iter().map(|&count| (count as f64 / mean - 1.0).abs() * 100.0);
+    let worst = off.fold(0.0, f64::max);
+    assert!(worst <= per_cent, "{worst:.1} % off, {per_cent} % allowed: {counts:?}");
+}

@@ -1,0 +1,99 @@
+//! R3: fast failures attract nothing, and what healed gets its share again.
+
+use std::time::Duration;
+
+use evenkeel::{
+    node::{Outcome, Verdict},
+    policy::LeastLoad,
+};
+
+use crate::{
+    SEEDS, by_load,
+    world::{Reply, World, ms, secs},
+};
+
+const IN_FLIGHT: usize = 20;
+
+/// One of three fails in 1 ms, two succeed in 50 ms: after 2 s it gets at most 5 %.
+#[test]
+fn r3_what_fails_fast_attracts_nothing() {
+    for policy in by_load() {
+        for seed in SEEDS {
+            let mut world = World::new(policy, 3, seed);
+            world.run(secs(12), IN_FLIGHT, failing);
+            let share = world.share_since(0, secs(2));
+            assert!(share <= 0.05, "{policy:?}, seed {seed}: {share:.3}");
+            assert!(share > 0.0, "{policy:?}: it has to be tried, to be found healed");
+        }
+    }
+}
+
+fn failing(node: usize, _: Duration) -> Reply {
+    if node == 0 { Reply::failure(1) } else { Reply::success(50) }
+}
+
+/// The share of a healed node is within 20 % of its due, 30 s after.
+fn assert_heals(policy: LeastLoad, seed: u64, before: impl FnMut(usize, Duration) -> Reply) {
+    let mut world = World::new(policy, 3, seed);
+    world.run(secs(12), IN_FLIGHT, before);
+    world.run(secs(62), IN_FLIGHT, |_, _| Reply::success(50));
+    let share = world.share_since(0, secs(42)) * 3.0;
+    eprintln!("XX {policy:?}, seed {seed}: {share:.3} of its due");
+}
+
+#[test]
+fn r3_what_healed_has_its_share_within_30_s() {
+    for policy in by_load() {
+        for seed in SEEDS {
+            assert_heals(policy, seed, failing);
+        }
+    }
+}
+
+/// The same after slow failures, slow answers, and requests that were given up.
+#[test]
+fn r3_what_was_slow_has_its_share_within_30_s() {
+    let was: [fn() -> Reply; 3] =
+        [|| Reply::failure(2_000), || Reply::success(2_000), || Reply::Abandoned(secs(1))];
+    for policy in by_load() {
+        for (kind, reply) in was.into_iter().enumerate() {
+            for seed in SEEDS {
+                let before = |node, _| if node == 0 { reply() } else { Reply::success(50) };
+                eprintln!("{kind}");
+                assert_heals(policy, seed, before);
+            }
+        }
+    }
+}
+
+/// A node that asks to be spared gets nothing until the time is over, and then its share again. A
+/// refusal (429) raises the load like a failure.
+#[test]
+fn r3_a_retry_after_is_honoured() {
+    for policy in by_load() {
+        for outcome in [Outcome::Failure, Outcome::Overloaded] {
+            for (asked, honoured) in [(secs(8), secs(8)), (secs(3_600), secs(60))] {
+                let mut world = World::new(policy, 3, 1);
+                world.run(secs(1), IN_FLIGHT, |_, _| Reply::success(50));
+                let mut verdict = Verdict::from(outcome);
+                verdict.spare_for = Some(asked);
+                let mut asked_at = None;
+                world.run(secs(2), IN_FLIGHT, |node, now| match (node, asked_at) {
+                    (0, None) => {
+                        asked_at = Some(now + ms(1));
+                        Reply::After(ms(1), verdict)
+                    }
+                    _ => Reply::success(50),
+                });
+                let asked_at = asked_at.unwrap();
+                world.run(asked_at + honoured - ms(1), IN_FLIGHT, |_, _| Reply::success(50));
+                let sent = world.sent_since(0, asked_at + ms(1)).0;
+                assert_eq!(sent, 0, "{policy:?}");
+                let over = asked_at + honoured + secs(30);
+                world.run(over + secs(10), IN_FLIGHT, |_, _| Reply::success(50));
+                let share = world.share_since(0, over) * 3.0;
+                assert!((0.8..=1.2).contains(&share), "{policy:?}: {share:.3} of its due");
+            }
+        }
+    }
+}
