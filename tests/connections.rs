@@ -1,4 +1,5 @@
 //! Clients that own their connections: who is dialled, when, and where requests go meanwhile.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Calls that find no place: how long they wait and for what, and what their errors say.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
