@@ -5,7 +5,7 @@
 //! chosen so that a correct policy would miss one with a probability below one in ten thousand for
 //! a seed picked blindly.
 
-mod support;
+mod virtual_time;
 
 #[path = "conformance/case.rs"]
 mod case;

@@ -4,7 +4,7 @@
 //! Everything is seeded, so each of these passes always or never; the bounds are those of the
 //! requirements, over several seeds.
 
-mod support;
+mod virtual_time;
 
 #[path = "scenarios/failing.rs"]
 mod failing;

@@ -39,6 +39,18 @@ pin_project! {
         #[pin]
         stage: Stage<S, Req, S::Future>,
     }
+
+    impl<S, Req, K, C> PinnedDrop for ResponseFuture<S, Req, K, C>
+    where
+        S: Service<Req>,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            // Nothing was sent, so nothing was abandoned.
+            if let StageProjection::Picked { lease, .. } = this.project().stage.project() {
+                lease.pass();
+            }
+        }
+    }
 }
 
 pin_project! {
@@ -140,6 +152,9 @@ where
                     };
                     match ready {
                         Poll::Ready(Ok(())) => {
+                            if let Some(detour) = this.detour.as_mut() {
+                                detour.unpark();
+                            }
                             let timeout = this.attempt_timeout.map(|timeout| {
                                 let clock = this.shared.fleet.clock();
                                 clock.sleep_until(after(clock.now(), timeout))
@@ -239,7 +254,12 @@ where
         Ok(unsent) => {
             let unprocessed = unsent.is_unprocessed();
             match unsent.into_parts() {
-                (Some(request), cause) => return Judged::Returned { request, cause },
+                (Some(request), cause) => {
+                    if is_refused(&*cause) {
+                        lease.node().fail_link(SharedError::new(cause.to_string()));
+                    }
+                    return Judged::Returned { request, cause };
+                }
                 (None, cause) => (unprocessed, cause),
             }
         }

@@ -36,6 +36,9 @@ struct Waiting<S, K> {
     _place: WaitingPlace<S, K>,
 }
 
+/// Looks in a row that may miss what others took, or what came up between two glances.
+const LOOKS: u32 = 32;
+
 /// Why a wait ended.
 pub(super) enum Heard {
     /// Something changed: look again.
@@ -87,7 +90,9 @@ impl<S: Clone, K> Detour<S, K> {
         if shared.is_closed() {
             return Err(self.explain(shared.closed_error()));
         }
-        let snapshot = loop {
+        let mut looks = 0;
+        let (snapshot, asked_to_wait) = loop {
+            looks += 1;
             let snapshot = shared.snapshot.load();
             match snapshot.choose(&shared.fleet, key, &self.tried) {
                 Choice::Take(lease, service) => {
@@ -97,18 +102,25 @@ impl<S: Clone, K> Detour<S, K> {
                 }
                 // Its successor is published already, or the node was listed again.
                 Choice::Stale => {}
-                Choice::Wait | Choice::Fail => break snapshot,
+                Choice::Raced if looks < LOOKS => {}
+                // It came up, or a place became free, since the picker looked.
+                Choice::Fail if looks < LOOKS && snapshot.has_room(&self.tried) => {}
+                choice @ (Choice::Wait | Choice::Fail | Choice::Raced) => {
+                    let asked_to_wait = matches!(choice, Choice::Wait);
+                    break (snapshot, asked_to_wait);
+                }
             }
         };
         let limits = snapshot.limits;
         let now = shared.fleet.now();
         let deadline = *self.deadline.get_or_insert_with(|| after(now, limits.wait_for_endpoints));
-        let hope = self.parked.is_some()
-            || snapshot.listed == 0
-            || snapshot.may_serve_by(&shared.fleet, deadline, &self.tried);
+        // What the pick waits for may have come meanwhile: then there is news already.
+        let hope = snapshot.may_serve_by(&shared.fleet, deadline, &self.tried)
+            || asked_to_wait
+            || self.parked.is_some()
+            || snapshot.listed == 0;
         if !hope || deadline <= now {
-            let census = snapshot.census(&self.tried);
-            return Err(self.explain(shared.no_endpoint_for(census)));
+            return Err(self.explain(shared.no_endpoint(&snapshot, &self.tried)));
         }
         match &mut self.waiting {
             Some(waiting) => waiting.listener = listener,
@@ -153,12 +165,20 @@ impl<S: Clone, K> Detour<S, K> {
         self.waiting = None;
     }
 
+    /// The request goes out elsewhere: what is parked gives up its place, and counts as untried.
+    pub(super) fn unpark(&mut self) {
+        if let Some((lease, _service)) = self.parked.take() {
+            self.tried.retain(|&id| id != lease.node().id());
+            lease.cancel();
+        }
+    }
+
     /// The error of a call that waited for as long as it may.
     pub(super) fn too_late(&mut self, shared: &Shared<S, K>) -> Error {
         let error = if shared.is_closed() {
             shared.closed_error()
         } else {
-            shared.no_endpoint(&self.tried)
+            shared.no_endpoint(&shared.snapshot.load(), &self.tried)
         };
         self.explain(error)
     }

@@ -3,12 +3,15 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use crate::node::{Fleet, LinkState, Node, NodeId};
+use crate::{
+    node::{Fleet, LinkState, Node, NodeId},
+    policy::Scope,
+};
 
 /// Dials that may be under way at once.
 const DIALS_AT_ONCE: usize = 16;
@@ -18,11 +21,14 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
     /// Since when, in nanoseconds of the fleet.
-    under_way: HashMap<NodeId, u64>,
+    under_way: HashMap<NodeId, (u64, Arc<Node>)>,
     wanted: VecDeque<Arc<Node>>,
+    /// Those in `wanted`: a node stands there once, however many requests want it.
+    queued: HashSet<NodeId>,
     eager: VecDeque<Arc<Node>>,
     resting: BinaryHeap<Reverse<(u64, NodeId)>>,
-    failed: HashMap<NodeId, Arc<Node>>,
+    /// With the moment that stands for it in `resting`; what else stands there is out of date.
+    failed: HashMap<NodeId, (u64, Arc<Node>)>,
 }
 
 /// What is due when a node's backoff ended.
@@ -35,18 +41,23 @@ pub(crate) enum Rested {
 }
 
 impl Dials {
-    /// Dials, in random order, as many of `listed` as keep `keep_connected` of them connected.
+    /// Dials, in random order, as many of `listed` as keep `keep_connected` of them connected. Under
+    /// a policy that walks past what has failed, no request would ever want that: it is dialled, too.
     pub(crate) fn plan_eager<'a>(
         &mut self,
         fleet: &Fleet,
         listed: impl Iterator<Item = &'a Arc<Node>>,
         keep_connected: usize,
+        scope: Scope,
     ) {
         self.eager.clear();
         let mut connected = 0;
         let mut idle = Vec::new();
         for node in listed {
             match node.link_state() {
+                LinkState::Idle if scope == Scope::Listed && node.link.is_failing() => {
+                    self.want(Arc::clone(node));
+                }
                 LinkState::Idle => idle.push(Arc::clone(node)),
                 LinkState::Failed { .. } => {}
                 _ => connected += 1,
@@ -66,28 +77,33 @@ impl Dials {
             self.under_way.remove(&node.id());
         }
         if let Some(until) = node.link.failed_until() {
-            if self.failed.insert(node.id(), Arc::clone(node)).is_none() {
+            let before = self.failed.insert(node.id(), (until, Arc::clone(node)));
+            if before.is_none_or(|(before, _)| before != until) {
                 self.resting.push(Reverse((until, node.id())));
             }
         }
         if node.take_wanted() {
-            self.wanted.push_back(Arc::clone(node));
+            self.want(Arc::clone(node));
         }
+    }
+
+    /// Nodes that are gone dial no longer, whether their clients say so or not.
+    pub(crate) fn forget_retired(&mut self) {
+        self.under_way.retain(|_, (_, node)| !node.is_retired());
+        self.failed.retain(|_, (_, node)| !node.is_retired());
     }
 
     /// Starts what may be started.
     pub(crate) fn start(&mut self, fleet: &Fleet) {
         let now = fleet.nanos(fleet.now());
-        let forgotten = now.saturating_sub(FORGOTTEN_AFTER.as_nanos() as u64);
+        let limit = FORGOTTEN_AFTER.as_nanos() as u64;
         if self.under_way.len() >= DIALS_AT_ONCE {
-            self.under_way.retain(|_, since| *since > forgotten);
+            self.under_way.retain(|_, (since, _)| now.saturating_sub(*since) < limit);
         }
         while self.under_way.len() < DIALS_AT_ONCE {
-            let Some(node) = self.wanted.pop_front().or_else(|| self.eager.pop_front()) else {
-                break;
-            };
+            let Some(node) = self.pop_wanted().or_else(|| self.eager.pop_front()) else { break };
             if node.link.is_idle() && !node.is_retired() {
-                self.under_way.insert(node.id(), now);
+                self.under_way.insert(node.id(), (now, Arc::clone(&node)));
                 node.dial();
             }
         }
@@ -100,6 +116,7 @@ impl Dials {
         let forgotten = self
             .under_way
             .values()
+            .map(|(since, _)| *since)
             .min()
             .filter(|_| blocked)
             .map(|since| since.saturating_add(FORGOTTEN_AFTER.as_nanos() as u64));
@@ -111,15 +128,18 @@ impl Dials {
         let now = fleet.nanos(fleet.now());
         let mut rested = Vec::new();
         while self.resting.peek().is_some_and(|Reverse((until, _))| *until <= now) {
-            let Some(Reverse((_, id))) = self.resting.pop() else { break };
-            let Some(node) = self.failed.remove(&id) else { continue };
+            let Some(Reverse((until, id))) = self.resting.pop() else { break };
+            if self.failed.get(&id).is_none_or(|(stands, _)| *stands != until) {
+                continue;
+            }
+            let Some((_, node)) = self.failed.remove(&id) else { continue };
             match node.link.failed_until() {
                 _ if node.is_retired() => {}
                 None => {}
                 // It came up and failed again meanwhile.
                 Some(until) if until > now => {
                     self.resting.push(Reverse((until, id)));
-                    self.failed.insert(id, node);
+                    self.failed.insert(id, (until, node));
                 }
                 Some(_) if node.link.is_managed() => rested.push(Rested::Managed(node)),
                 Some(_) => rested.push(Rested::Unmanaged(node)),
@@ -129,6 +149,14 @@ impl Dials {
     }
 
     pub(crate) fn want(&mut self, node: Arc<Node>) {
-        self.wanted.push_back(node);
+        if self.queued.insert(node.id()) {
+            self.wanted.push_back(node);
+        }
+    }
+
+    fn pop_wanted(&mut self) -> Option<Arc<Node>> {
+        let node = self.wanted.pop_front()?;
+        self.queued.remove(&node.id());
+        Some(node)
     }
 }

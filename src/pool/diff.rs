@@ -77,7 +77,7 @@ impl<S> Roster<S> {
             if self.index.contains_key(endpoint.identity()) {
                 continue;
             }
-            if endpoint.addresses().any(|address| address.port() == Some(0)) {
+            if !can_be_dialled(&endpoint) {
                 diff.invalid.push(endpoint);
                 continue;
             }
@@ -109,6 +109,8 @@ impl<S> Roster<S> {
         let leaving = self.leaving.remove(identity);
         let mut member = leaving.or_else(|| Some(self.draining.remove(identity)?.member))?;
         member.node.revive();
+        // While it was away nobody ended its backoff.
+        member.node.attend();
         member.take_value(endpoint);
         tracing::debug!(%endpoint, "endpoint added again before it was gone");
         Some(member)
@@ -152,14 +154,12 @@ impl<S> Roster<S> {
 
     /// Lets go of `node` if it drains and no request holds it any longer.
     pub(crate) fn release(&mut self, node: &Node) {
-        if !node.is_retired() || node.in_flight() != 0 {
-            return;
-        }
         let endpoint = node.endpoint();
-        // Another node of the same endpoint may drain, if this one was cut off before.
-        let drains = |draining: &Draining<S>| std::ptr::eq(&*draining.member.node, node);
-        if self.draining.get(endpoint.identity()).is_some_and(drains) {
-            self.draining.remove(endpoint.identity());
+        let identity = endpoint.identity();
+        // An earlier node of the same endpoint may have been cut off, and its request have gone on.
+        let drains = self.draining.get(identity).is_some_and(|of| of.member.node.id() == node.id());
+        if drains && node.is_retired() && node.in_flight() == 0 {
+            self.draining.remove(identity);
             tracing::debug!(endpoint = %node, "endpoint drained");
             node.close();
         }
@@ -185,6 +185,11 @@ impl<S> Roster<S> {
     pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.draining.values().map(|draining| &draining.member.node)
     }
+}
+
+/// Whether there is something at which the endpoint can be reached.
+pub(crate) fn can_be_dialled(endpoint: &Endpoint) -> bool {
+    endpoint.addresses().all(|address| address.port() != Some(0))
 }
 
 // === impl Member ===

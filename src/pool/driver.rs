@@ -17,18 +17,19 @@ use tokio::sync::mpsc;
 use super::{
     build::build,
     dials::{Dials, Rested},
-    diff::Roster,
+    diff::{Roster, can_be_dialled},
     make::MakeEndpoint,
     settings::Limits,
     shared::{Command, DriverEnds, Shared, model_of},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, left_out},
     status::DiscoveryView,
 };
 use crate::{
     discovery::{Endpoints, OnEmpty, Reason, RefreshHandle, Update},
+    endpoint::Endpoint,
     error::DiscoverError,
     node::{Fleet, Node, after},
-    policy::Policy,
+    policy::{Policy, Scope},
 };
 
 /// Updates, or nodes that ask for attention, taken together before their effect is published.
@@ -37,7 +38,9 @@ const BATCH: usize = 256;
 pub(crate) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 
 /// The state of the task.
-pub(crate) struct Driver<M: MakeEndpoint, K> {
+pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
+    /// First, so that it goes first: before the services, and also if the task never ran.
+    _farewell: Farewell<M::Service, K>,
     shared: Weak<Shared<M::Service, K>>,
     fleet: Arc<Fleet>,
     make: M,
@@ -77,6 +80,7 @@ where
     ) -> Self {
         let snapshot = shared.snapshot.load();
         Self {
+            _farewell: Farewell(Arc::downgrade(shared)),
             shared: Arc::downgrade(shared),
             fleet: Arc::clone(&shared.fleet),
             make,
@@ -101,7 +105,6 @@ where
         mut ends: DriverEnds<K>,
         mut attended: mpsc::UnboundedReceiver<Arc<Node>>,
     ) {
-        let _farewell = Farewell(self.shared.clone());
         let mut updates = Some(updates());
         loop {
             let due = self.next_due();
@@ -114,19 +117,15 @@ where
                         self.hear(update);
                         self.hear_what_is_ready(&mut updates).await;
                     }
-                    None => {
-                        tracing::debug!("discovery ended; its last set stands");
-                        updates = None;
-                    }
+                    None => end(&mut updates),
                 },
-                Some(node) = attended.recv() => {
-                    self.attend(&node);
-                    for _ in 1..BATCH {
-                        let Ok(node) = attended.try_recv() else { break };
-                        self.attend(&node);
-                    }
-                }
+                Some(node) = attended.recv() => self.attend(&node),
                 () = sleep_until(&self.fleet, due) => {}
+            }
+            // Whatever it was that woke the task: updates without a pause must not keep nodes waiting.
+            for _ in 1..BATCH {
+                let Ok(node) = attended.try_recv() else { break };
+                self.attend(&node);
             }
             self.on_time();
             if self.outdated && self.publish().await.is_none() {
@@ -145,18 +144,17 @@ where
 
     /// Several updates at once cost one snapshot.
     async fn hear_what_is_ready(&mut self, updates: &mut Option<Updates>) {
-        let Some(updates) = updates.as_mut() else { return };
         for _ in 1..BATCH {
-            let ready = poll_fn(|cx| match updates.as_mut().poll_next(cx) {
-                Poll::Ready(Some(update)) => Poll::Ready(Some(update)),
-                // An end is heard again at the next look.
-                Poll::Ready(None) | Poll::Pending => Poll::Ready(None),
-            });
-            match ready.await {
-                Some(update) => self.hear(update),
-                None => return,
+            let Some(stream) = updates.as_mut() else { return };
+            match poll_fn(|cx| Poll::Ready(stream.as_mut().poll_next(cx))).await {
+                Poll::Ready(Some(update)) => self.hear(update),
+                // Asked again, many a stream panics.
+                Poll::Ready(None) => return end(updates),
+                Poll::Pending => return,
             }
         }
+        // A source that always has something to say must not keep the worker for itself.
+        tokio::task::yield_now().await;
     }
 
     fn hear(&mut self, update: Update) {
@@ -193,6 +191,10 @@ where
     }
 
     fn hear_set(&mut self, endpoints: Endpoints, now: Instant) -> Option<DiscoverError> {
+        if !endpoints.iter().any(can_be_dialled) {
+            // A mistake and no answer: it does not take away what works.
+            return invalid(endpoints.iter());
+        }
         self.view.answered_at = Some(now);
         self.view.empty = None;
         self.clear_at = None;
@@ -224,11 +226,7 @@ where
                 "the set of endpoints changed"
             );
         }
-        let first = diff.invalid.first()?;
-        let count = diff.invalid.len();
-        Some(DiscoverError::new(format!(
-            "{count} endpoints with port 0 are left out, first {first}"
-        )))
+        invalid(diff.invalid.iter())
     }
 
     // --- connections ---
@@ -261,11 +259,12 @@ where
         }
         let listed = self.roster.listed().iter();
         let mut connected = listed.filter(|member| member.node.link.is_up()).count();
+        let always = self.scope() == Scope::Listed;
         for rested in rested {
             match rested {
                 Rested::Managed(node) => {
                     node.end_backoff();
-                    if connected < self.limits.keep_connected {
+                    if always || connected < self.limits.keep_connected {
                         connected += 1;
                         self.dials.want(node);
                     }
@@ -303,8 +302,10 @@ where
         let (scope, model) = (policy.scope(), model_of(&*policy, &self.limits));
         let (policy, tiers) = build(policy, self.roster.listed(), &self.fleet).await?;
         self.policy = Some(policy);
+        let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);
         let snapshot = Snapshot {
             tiers,
+            left_out,
             key: self.key.clone(),
             limits: self.limits,
             scope,
@@ -316,9 +317,14 @@ where
         self.fleet.signal.raise();
         self.roster.settle(after(self.fleet.now(), self.limits.drain_timeout));
         self.show_draining();
+        self.dials.forget_retired();
         let listed = self.roster.listed().iter().map(|member| &member.node);
-        self.dials.plan_eager(&self.fleet, listed, self.limits.keep_connected);
+        self.dials.plan_eager(&self.fleet, listed, self.limits.keep_connected, scope);
         Some(())
+    }
+
+    fn scope(&self) -> Scope {
+        self.policy.as_ref().map_or(Scope::Usable, |policy| policy.scope())
     }
 
     fn show_draining(&self) {
@@ -331,12 +337,28 @@ where
     }
 }
 
+/// The error that names endpoints which cannot be dialled, if there are any.
+fn invalid<'a>(
+    mut endpoints: impl ExactSizeIterator<Item = &'a Endpoint>,
+) -> Option<DiscoverError> {
+    let count = endpoints.len();
+    let first = endpoints.next()?;
+    let text = format!("{count} endpoints with port 0 are left out, first {first}");
+    Some(DiscoverError::new(text))
+}
+
 /// The next update; pending for ever once there are no more.
 async fn next(updates: &mut Option<Updates>) -> Option<Update> {
     match updates {
         Some(updates) => poll_fn(|cx| updates.as_mut().poll_next(cx)).await,
         None => std::future::pending().await,
     }
+}
+
+/// There are no more updates.
+fn end(updates: &mut Option<Updates>) {
+    tracing::debug!("discovery ended; its last set stands");
+    *updates = None;
 }
 
 fn sleep_until(fleet: &Fleet, due: Option<Instant>) -> impl Future<Output = ()> + Send + use<> {

@@ -17,8 +17,8 @@ use super::{
     status::{DiscoveryView, EndpointStatus, Status},
 };
 use crate::{
-    error::{BuildError, Census, Error},
-    node::{Fleet, LatencyModel, Listener, Node, NodeId},
+    error::{BuildError, Error},
+    node::{Fleet, LatencyModel, LinkState, Listener, Node, NodeId},
     policy::Policy,
 };
 
@@ -112,13 +112,14 @@ impl<S, K> Shared<S, K> {
         Ok(place)
     }
 
-    pub(crate) fn no_endpoint(&self, tried: &[NodeId]) -> Error {
-        let census = self.snapshot.load().census(tried);
-        self.no_endpoint_for(census)
-    }
-
-    pub(crate) fn no_endpoint_for(&self, census: Census) -> Error {
-        Error::no_endpoint(Arc::clone(&self.target), census, self.discovery.load().error.clone())
+    /// The error of a call that tried the nodes in `tried` and found none in `snapshot`; with a
+    /// failed connection for its cause, unless its own attempts give a better one.
+    pub(crate) fn no_endpoint(&self, snapshot: &Snapshot<S, K>, tried: &[NodeId]) -> Error {
+        let discovery = self.discovery.load().error.clone();
+        let census = snapshot.census(tried);
+        let (endpoint, cause) = snapshot.failure().unzip();
+        Error::no_endpoint(Arc::clone(&self.target), census, discovery)
+            .with_last(endpoint, cause.map(Into::into))
     }
 }
 
@@ -152,10 +153,16 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
         let snapshot = self.snapshot.load();
         let draining = self.draining.load();
         let of = |node: &Arc<Node>| EndpointStatus::of(node, snapshot.model, now);
+        let left_out = |node: &Arc<Node>| of(node).left_out();
         Status {
             target: Arc::clone(&self.target),
             discovery: self.discovery.load().status(now),
-            endpoints: snapshot.nodes().map(of).chain(draining.iter().map(of)).collect(),
+            endpoints: snapshot
+                .nodes()
+                .map(of)
+                .chain(snapshot.left_out.iter().map(left_out))
+                .chain(draining.iter().map(of))
+                .collect(),
             waiting: self.waiting.load(Ordering::Acquire),
             closed: self.is_closed(),
         }
@@ -188,8 +195,11 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
         if snapshot.nodes().any(|node| node.link.is_up()) {
             return Some(Ok(()));
         }
-        for node in snapshot.nodes().filter(|node| node.link.is_idle()).take(1) {
-            node.want();
+        // One dial under way is enough to wait for.
+        if !snapshot.nodes().any(|node| node.link_state() == LinkState::Connecting) {
+            if let Some(idle) = snapshot.nodes().find(|node| node.link.is_idle()) {
+                idle.want();
+            }
         }
         None
     }

@@ -1,10 +1,11 @@
 //! The immutable view that requests pick from.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{collections::HashSet, fmt, sync::Arc, time::Instant};
 
 use super::settings::Limits;
 use crate::{
-    error::Census,
+    endpoint::Endpoint,
+    error::{Census, SharedError},
     node::{Fleet, LatencyModel, Lease, Node, NodeId},
     policy::{Pick, PickContext, Picker, Scope},
 };
@@ -12,6 +13,8 @@ use crate::{
 /// What requests see: tiers with their nodes, services and pickers, and the settings in force.
 pub(crate) struct Snapshot<S, K> {
     pub(crate) tiers: Box<[TierView<S>]>,
+    /// Listed, but in no tier: of weight 0.
+    pub(crate) left_out: Box<[Arc<Node>]>,
     pub(crate) key: K,
     pub(crate) limits: Limits,
     pub(crate) scope: Scope,
@@ -37,9 +40,11 @@ pub(crate) enum Choice<'a, S> {
     Fail,
     /// The node was removed meanwhile: there is a newer snapshot.
     Stale,
+    /// Other requests were faster each time: there was room, and there may be more.
+    Raced,
 }
 
-/// Picks that lost their place to another request before the rest is looked at as full.
+/// Picks that may lose their place to another request before the call takes the long way.
 const LOST_RACES: usize = 3;
 
 // === impl Snapshot ===
@@ -49,6 +54,7 @@ impl<S, K> Snapshot<S, K> {
     pub(crate) fn empty(key: K, limits: Limits) -> Self {
         Self {
             tiers: Box::default(),
+            left_out: Box::default(),
             key,
             limits,
             scope: Scope::Usable,
@@ -66,6 +72,7 @@ impl<S, K> Snapshot<S, K> {
         key: Option<u64>,
         tried: &[NodeId],
     ) -> Choice<'_, S> {
+        let mut wait = false;
         for tier in &self.tiers {
             let mut cx = PickContext::new(
                 &tier.nodes,
@@ -77,10 +84,13 @@ impl<S, K> Snapshot<S, K> {
             );
             match self.choose_in(tier, &mut cx) {
                 Choice::Fail => {}
+                // A tier that comes up for the first time is worth the wait, one that failed is not
+                // as long as the next can serve.
+                Choice::Wait if tier.is_failing() => wait = true,
                 found => return found,
             }
         }
-        Choice::Fail
+        if wait { Choice::Wait } else { Choice::Fail }
     }
 
     #[inline]
@@ -121,7 +131,7 @@ impl<S, K> Snapshot<S, K> {
                 return Choice::Take(lease, &tier.services[index]);
             }
         }
-        Choice::Fail
+        Choice::Raced
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
@@ -145,6 +155,22 @@ impl<S, K> Snapshot<S, K> {
         hope
     }
 
+    /// Whether a node that `tried` lacks is up and below its cap. After a failed pick that means
+    /// that it has become so since.
+    pub(crate) fn has_room(&self, tried: &[NodeId]) -> bool {
+        self.nodes().any(|node| {
+            node.link.is_up()
+                && !tried.contains(&node.id())
+                && self.limits.max_in_flight.is_none_or(|cap| node.in_flight() < cap)
+        })
+    }
+
+    /// A node whose connection failed and is not back, and why.
+    pub(crate) fn failure(&self) -> Option<(Endpoint, SharedError)> {
+        let mut failed = self.nodes().filter(|node| node.link.is_failing() && !node.link.is_up());
+        failed.find_map(|node| Some((node.endpoint(), node.link.cause()?)))
+    }
+
     /// Why none of the nodes can be used by a request that has tried those in `tried`.
     pub(crate) fn census(&self, tried: &[NodeId]) -> Census {
         let mut census = Census { known: self.listed, ..Census::default() };
@@ -164,6 +190,26 @@ impl<S, K> Snapshot<S, K> {
         census.unlisted = self.listed.saturating_sub(in_tiers);
         census
     }
+}
+
+// === impl TierView ===
+
+impl<S> TierView<S> {
+    /// Whether all of its nodes failed and have not been up since.
+    #[cold]
+    fn is_failing(&self) -> bool {
+        self.nodes.iter().all(|node| node.link.is_failing())
+    }
+}
+
+/// Those of `listed` that are in no tier.
+pub(crate) fn left_out<'a, S>(
+    listed: impl Iterator<Item = &'a Arc<Node>>,
+    tiers: &[TierView<S>],
+) -> Box<[Arc<Node>]> {
+    let used: HashSet<NodeId> =
+        tiers.iter().flat_map(|tier| &tier.nodes).map(|node| node.id()).collect();
+    listed.filter(|node| !used.contains(&node.id())).cloned().collect()
 }
 
 impl<S, K> fmt::Debug for Snapshot<S, K> {

@@ -21,7 +21,8 @@ pub struct Status {
     pub target: Arc<str>,
     /// What discovery last said.
     pub discovery: DiscoveryStatus,
-    /// The endpoints that discovery lists, in the order of tiers, then those that drain.
+    /// The endpoints that discovery lists, in the order of tiers; then those that are left out, and
+    /// then those that drain.
     pub endpoints: Vec<EndpointStatus>,
     /// Calls that wait for an endpoint.
     pub waiting: usize,
@@ -69,6 +70,8 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// It takes requests.
     Serving,
+    /// It is listed with weight 0, and takes nothing new.
+    LeftOut,
     /// Discovery no longer lists it; the requests that it has may end.
     Draining,
 }
@@ -110,6 +113,13 @@ impl EndpointStatus {
             latency: (model != LatencyModel::None).then(|| node.latency(model, now)).flatten(),
             success: node.success(now),
         }
+    }
+
+    pub(crate) fn left_out(mut self) -> Self {
+        if self.state == EndpointState::Serving {
+            self.state = EndpointState::LeftOut;
+        }
+        self
     }
 }
 

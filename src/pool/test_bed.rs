@@ -125,6 +125,7 @@ impl TestBed {
         });
         self.snapshot.store(Arc::new(Snapshot {
             tiers: views.collect(),
+            left_out: Box::default(),
             key: (),
             limits: self.limits,
             scope: policy.scope(),
@@ -144,7 +145,7 @@ impl TestBed {
     pub fn pick_except(&self, key: Option<u64>, tried: &[NodeId]) -> Option<Lease> {
         match self.snapshot.load().choose(&self.fleet, key, tried) {
             Choice::Take(lease, ()) => Some(lease),
-            Choice::Wait | Choice::Fail | Choice::Stale => None,
+            Choice::Wait | Choice::Fail | Choice::Stale | Choice::Raced => None,
         }
     }
 

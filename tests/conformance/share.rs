@@ -6,7 +6,7 @@ use evenkeel::{Endpoint, Weight, policy::Rng};
 
 use crate::{
     case::{Case, Nature, assert_even, assert_shares, assert_within, succeed},
-    support::{HandTime, endpoint, index_of},
+    virtual_time::{HandTime, endpoint, index_of},
 };
 
 pub(crate) fn equal_weights_get_equal_shares(case: &Case) {

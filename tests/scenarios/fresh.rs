@@ -4,7 +4,7 @@ use evenkeel::policy::{LeastLoad, LoadMetric};
 
 use crate::{
     SEEDS, by_load,
-    support::endpoint,
+    virtual_time::endpoint,
     world::{Reply, World, secs},
 };
 

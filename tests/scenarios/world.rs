@@ -12,7 +12,7 @@ use evenkeel::{
     pool::TestBed,
 };
 
-use crate::support::{HandTime, endpoint, index_of};
+use crate::virtual_time::{HandTime, endpoint, index_of};
 
 /// What a server does with a request.
 #[derive(Clone, Copy, Debug)]
