@@ -102,10 +102,7 @@ fn call(bed: &TestBed, key: Option<u64>) {
 }
 
 /// The same by hand, for the node that `choose` says.
-fn floor<'a>(
-    view: &'a ArcSwap<FloorView>,
-    choose: impl Fn(&FloorView) -> usize + 'a,
-) -> Calls<'a> {
+fn floor<'a>(view: &'a ArcSwap<FloorView>, choose: impl Fn(&FloorView) -> usize + 'a) -> Calls<'a> {
     Box::new(move |calls| {
         for _ in 0..calls {
             black_box(FloorLease::take(view, &choose));

@@ -222,9 +222,8 @@ fn turn(calls: &mut Calls<'_>, slices: u64, slice_calls: u64, stop: &AtomicBool)
 
 /// Whether the threads of a turn ran at the same time, and were on their cores.
 fn together(turns: &[&Turn]) -> bool {
-    let present = |turn: &&Turn| {
-        turn.away.as_secs_f64() <= (1.0 - TOGETHER) * turn.time().as_secs_f64()
-    };
+    let present =
+        |turn: &&Turn| turn.away.as_secs_f64() <= (1.0 - TOGETHER) * turn.time().as_secs_f64();
     if turns.len() == 1 {
         return true;
     }
