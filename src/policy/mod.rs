@@ -60,7 +60,7 @@ use crate::{
 /// let bed = TestBed::new(First, endpoints).unwrap();
 /// assert_eq!(bed.pick(None).unwrap().endpoint().to_string(), "10.0.0.1:80");
 /// ```
-pub trait Policy: Send + 'static {
+pub trait Policy: Send + Sync + 'static {
     /// Which nodes the pickers are built over; [`Scope::Usable`] by default.
     fn scope(&self) -> Scope {
         Scope::Usable
