@@ -102,6 +102,11 @@ impl World {
         self.set(end);
     }
 
+    /// Waits for what is in flight; a second is enough for all that answers.
+    pub(crate) fn drain(&mut self) {
+        self.run(self.now + secs(1), 0, |_, _| Reply::Never);
+    }
+
     /// Lets time pass in which nothing happens.
     pub(crate) fn set(&mut self, now: Duration) {
         self.now = now;
