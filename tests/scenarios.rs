@@ -6,6 +6,9 @@
 
 mod support;
 
+#[path = "support/hand_time.rs"]
+mod hand_time;
+
 #[path = "scenarios/failing.rs"]
 mod failing;
 #[path = "scenarios/fresh.rs"]

@@ -55,7 +55,7 @@ fn t7_what_is_given_up_does_not_look_fast() {
             world.run(secs(5), 20, |_, _| Reply::success(10));
             let serve =
                 |node, _| if node == 0 { Reply::Abandoned(secs(1)) } else { Reply::success(10) };
-            world.run(secs(25), 20, serve);
+            world.run(secs(15), 20, serve);
             let share = world.share_since(0, secs(6));
             assert!(share <= 0.01, "{policy:?}, seed {seed}: {share:.4}");
         }

@@ -52,7 +52,8 @@ fn set(roster: &mut Roster<()>, endpoints: &[(u8, u32)]) -> Diff {
 }
 
 fn pick(node: &Arc<Node>) -> Lease {
-    Lease::acquire(node, None, Some((Clock::default().now(), LatencyModel::Average))).unwrap()
+    Lease::acquire(node, None, Some((Clock::default().now(), LatencyModel::Average)))
+        .expect("there is no cap")
 }
 
 fn end(mut lease: Lease, how: u8) {
@@ -60,7 +61,7 @@ fn end(mut lease: Lease, how: u8) {
         0 => {}
         1 => lease.fail(Outcome::Failure.into()),
         2 => lease.respond(Head::AtEnd),
-        3 => return lease.cancel(),
+        3 => lease.cancel(),
         _ => lease.finish(Outcome::Success.into()),
     }
 }
@@ -178,7 +179,7 @@ fn number_of(member: &Member<()>) -> u8 {
 }
 
 fn number_of_node(node: &Node) -> u8 {
-    match node.endpoint().addr().socket().unwrap().ip() {
+    match node.endpoint().addr().socket().expect("all have one").ip() {
         std::net::IpAddr::V4(address) => address.octets()[3],
         std::net::IpAddr::V6(_) => unreachable!("all are IPv4"),
     }
