@@ -5,7 +5,12 @@
 //! chosen so that a correct policy would miss one with a probability below one in ten thousand for
 //! a seed picked blindly.
 
-mod virtual_time;
+#![allow(clippy::unwrap_used, reason = "a check fails by it")]
+
+mod numbered;
+
+#[path = "support/hand_time.rs"]
+mod hand_time;
 
 #[path = "conformance/case.rs"]
 mod case;

@@ -188,3 +188,6 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease").field("endpoint", &self.node.endpoint()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests;

@@ -213,3 +213,6 @@ impl Diff {
         self.added + self.removed + self.changed == 0
     }
 }
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests;

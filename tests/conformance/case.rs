@@ -7,7 +7,10 @@ use evenkeel::{
     pool::TestBed,
 };
 
-use crate::virtual_time::{HandTime, endpoint, index_of};
+use crate::{
+    hand_time::HandTime,
+    numbered::{endpoint, index_of},
+};
 
 /// What a policy picks by, and so which shares are right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use evenkeel::{
 
 use crate::{
     case::{Case, Nature, succeed},
-    virtual_time::{endpoint, index_of},
+    numbered::{endpoint, index_of},
 };
 
 /// Endpoints come, go, come back and change their weight while requests hold them: every node

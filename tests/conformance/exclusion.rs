@@ -6,7 +6,7 @@ use evenkeel::{Weight, node::Dial, policy::Rng};
 
 use crate::{
     case::{Case, Nature, assert_even, assert_shares, succeed},
-    virtual_time::{endpoint, index_of},
+    numbered::{endpoint, index_of},
 };
 
 /// Stands for a client that owns its connection; the tests report for it.

@@ -6,7 +6,7 @@ use evenkeel::{Weight, policy::Rng};
 
 use crate::{
     case::{Case, Nature, assert_even, succeed},
-    virtual_time::{endpoint, index_of},
+    numbered::{endpoint, index_of},
 };
 
 pub(crate) fn no_node(case: &Case) {

@@ -6,7 +6,8 @@ use evenkeel::{Endpoint, Weight, policy::Rng};
 
 use crate::{
     case::{Case, Nature, assert_even, assert_shares, assert_within, succeed},
-    virtual_time::{HandTime, endpoint, index_of},
+    hand_time::HandTime,
+    numbered::{endpoint, index_of},
 };
 
 pub(crate) fn equal_weights_get_equal_shares(case: &Case) {
@@ -71,7 +72,7 @@ fn closed_loop(
     for turn in 0..20_000 {
         time.set(Duration::from_micros(turn * 100));
         if waiting.len() == in_flight {
-            waiting.pop_front().map(succeed);
+            waiting.pop_front().into_iter().for_each(succeed);
         }
         let lease = bed.pick(None).unwrap();
         counts[index_of(&lease)] += 1;
@@ -111,7 +112,7 @@ pub(crate) fn r16_rebuilds_do_not_bias(case: &Case) {
         }
     }
     let mut bed = case.bed_of(10, 4);
-    let mut counts = vec![0; 11];
+    let mut counts = [0; 11];
     for turn in 1..=10_000 {
         let lease = bed.pick(case.key(&mut keys)).unwrap();
         counts[index_of(&lease)] += 1;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evenkeel::{
     node::{Outcome, Verdict},
-    policy::LeastLoad,
+    policy::{LeastLoad, LoadMetric},
 };
 
 use crate::{
@@ -33,34 +33,42 @@ fn failing(node: usize, _: Duration) -> Reply {
 }
 
 /// The share of a healed node is within 20 % of its due, 30 s after.
-fn assert_heals(policy: LeastLoad, seed: u64, before: impl FnMut(usize, Duration) -> Reply) {
+fn assert_heals(
+    policy: LeastLoad,
+    seed: u64,
+    least: f64,
+    before: impl FnMut(usize, Duration) -> Reply,
+) {
     let mut world = World::new(policy, 3, seed);
     world.run(secs(12), IN_FLIGHT, before);
     world.run(secs(62), IN_FLIGHT, |_, _| Reply::success(50));
     let share = world.share_since(0, secs(42)) * 3.0;
-    eprintln!("XX {policy:?}, seed {seed}: {share:.3} of its due");
+    assert!((least..=1.2).contains(&share), "{policy:?}, seed {seed}: {share:.3} of its due");
 }
 
 #[test]
 fn r3_what_healed_has_its_share_within_30_s() {
     for policy in by_load() {
         for seed in SEEDS {
-            assert_heals(policy, seed, failing);
+            assert_heals(policy, seed, 0.8, failing);
         }
     }
 }
 
-/// The same after slow failures, slow answers, and requests that were given up.
+/// The same after slow failures, slow answers, and requests that were given up. Not asked by R3:
+/// peak EWMA keeps slow answers in mind for longer, as its origin does (10 s against 5 s), and is
+/// at 70 to 90 % of its due by then.
 #[test]
 fn r3_what_was_slow_has_its_share_within_30_s() {
     let was: [fn() -> Reply; 3] =
         [|| Reply::failure(2_000), || Reply::success(2_000), || Reply::Abandoned(secs(1))];
     for policy in by_load() {
-        for (kind, reply) in was.into_iter().enumerate() {
+        let peak = policy == LeastLoad::by(LoadMetric::PeakEwma);
+        let least = if peak { 0.65 } else { 0.8 };
+        for reply in was {
             for seed in SEEDS {
                 let before = |node, _| if node == 0 { reply() } else { Reply::success(50) };
-                eprintln!("{kind}");
-                assert_heals(policy, seed, before);
+                assert_heals(policy, seed, least, before);
             }
         }
     }

@@ -4,7 +4,7 @@ use evenkeel::policy::{LeastLoad, LoadMetric};
 
 use crate::{
     SEEDS, by_load,
-    virtual_time::endpoint,
+    numbered::endpoint,
     world::{Reply, World, secs},
 };
 

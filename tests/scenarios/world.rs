@@ -12,7 +12,10 @@ use evenkeel::{
     pool::TestBed,
 };
 
-use crate::virtual_time::{HandTime, endpoint, index_of};
+use crate::{
+    hand_time::HandTime,
+    numbered::{endpoint, index_of},
+};
 
 /// What a server does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +66,9 @@ impl World {
     pub(crate) fn new(policy: impl IntoPolicy, nodes: usize, seed: u64) -> Self {
         let time = HandTime::new();
         let endpoints = (0..nodes).map(endpoint);
-        let bed = TestBed::new(policy, endpoints).unwrap().clock(time.clock(), seed);
+        let bed = TestBed::new(policy, endpoints)
+            .expect("these have no key to be wrong")
+            .clock(time.clock(), seed);
         Self {
             bed,
             now: Duration::ZERO,
@@ -100,6 +105,11 @@ impl World {
             }
         }
         self.set(end);
+    }
+
+    /// Waits for what is in flight; a second is enough for all that answers.
+    pub(crate) fn drain(&mut self) {
+        self.run(self.now + secs(1), 0, |_, _| Reply::Never);
     }
 
     /// Lets time pass in which nothing happens.

@@ -1,1 +1,190 @@
-//! Counters and estimates of one node, by cases.
+use std::time::Duration;
+
+use super::*;
+use crate::node::{Clock, Seeds};
+
+fn fleet() -> std::sync::Arc<Fleet> {
+    Fleet::new(Clock::default(), Seeds::fixed(1)).0
+}
+
+fn at(fleet: &Fleet, millis: u64) -> Instant {
+    fleet.instant(millis * 1_000_000)
+}
+
+fn timing(fleet: &Fleet, now: u64, millis: u64, model: LatencyModel) -> (Timing, LatencyModel) {
+    (Timing { now: at(fleet, now), nanos: millis * 1_000_000 }, model)
+}
+
+const MODELS: [LatencyModel; 2] = [LatencyModel::Average, LatencyModel::Peak];
+
+fn succeed(stats: &Stats, fleet: &Fleet, now: u64, millis: u64, model: LatencyModel) {
+    stats.learn(fleet, Outcome::Success.into(), Some(timing(fleet, now, millis, model)));
+}
+
+fn millis(stats: &Stats, fleet: &Fleet, now: u64, model: LatencyModel) -> f64 {
+    stats.latency_nanos(model, fleet, at(fleet, now)) / 1e6
+}
+
+/// A cap is never passed, and a place that is left can be taken again.
+#[test]
+fn a_cap_is_a_cap() {
+    let stats = Stats::new();
+    assert!(!stats.enter(Some(0)));
+    assert!(stats.enter(Some(2)) && stats.enter(Some(2)));
+    assert!(!stats.enter(Some(2)) && !stats.enter(Some(1)));
+    assert!(stats.enter(None), "without a cap there is always a place");
+    assert!(!stats.leave() && !stats.leave() && stats.leave());
+    assert_eq!(stats.in_flight(), 0);
+}
+
+#[test]
+fn a_failure_is_a_tenth_and_fades_over_five_seconds() {
+    let (fleet, stats) = (fleet(), Stats::new());
+    assert!(stats.is_blameless());
+    stats.fail(&fleet, at(&fleet, 0), Outcome::Failure.into());
+    assert!(!stats.is_blameless());
+    assert!((stats.success(&fleet, at(&fleet, 0)) - 0.9).abs() < 1e-6);
+    let later = stats.success(&fleet, at(&fleet, 5_000));
+    assert!((later - (1.0 - 0.1 / std::f64::consts::E)).abs() < 1e-3, "{later}");
+    succeed(&stats, &fleet, 60_000, 1, LatencyModel::Average);
+    assert!(stats.is_blameless(), "what is forgotten costs nothing");
+}
+
+#[test]
+fn the_success_has_a_floor() {
+    let (fleet, stats) = (fleet(), Stats::new());
+    (0..1_000).for_each(|_| stats.fail(&fleet, at(&fleet, 0), Outcome::Overloaded.into()));
+    assert_eq!(stats.success(&fleet, at(&fleet, 0)), SUCCESS_FLOOR);
+}
+
+/// R3: a node that asks to be spared stays at the floor for that time, at most a minute, whatever
+/// else it answers; the longest wish counts.
+#[test]
+fn r3_a_wish_to_be_spared_stands() {
+    let (fleet, stats) = (fleet(), Stats::new());
+    let spare = |seconds| Verdict {
+        outcome: Outcome::Overloaded,
+        spare_for: Some(Duration::from_secs(seconds)),
+    };
+    stats.fail(&fleet, at(&fleet, 0), spare(8));
+    stats.fail(&fleet, at(&fleet, 0), spare(2));
+    succeed(&stats, &fleet, 7_999, 1, LatencyModel::Average);
+    assert_eq!(stats.success(&fleet, at(&fleet, 7_999)), SUCCESS_FLOOR);
+    assert!(stats.success(&fleet, at(&fleet, 8_000)) > 0.9);
+    stats.fail(&fleet, at(&fleet, 10_000), spare(3_600));
+    assert_eq!(stats.success(&fleet, at(&fleet, 69_999)), SUCCESS_FLOOR);
+    assert!(stats.success(&fleet, at(&fleet, 70_000)) > 0.9);
+}
+
+/// T7: what was given up may raise the estimate and never lowers it, now or later.
+#[test]
+fn t7_an_abandoned_request_never_lowers_the_estimate() {
+    for model in MODELS {
+        for other in [5, 500] {
+            for waited in [0, 1, 20, 49, 50, 51, 400, 5_000] {
+                let fleet = fleet();
+                let (stats, untouched, third) = (Stats::new(), Stats::new(), Stats::new());
+                succeed(&third, &fleet, 0, other, model);
+                succeed(&stats, &fleet, 0, 50, model);
+                succeed(&untouched, &fleet, 0, 50, model);
+                let before = millis(&untouched, &fleet, 3_000, model);
+                stats.abandoned(&fleet, Some(timing(&fleet, 3_000, waited, model)));
+                let after = millis(&stats, &fleet, 3_000, model);
+                assert!(after >= before * 0.999_99, "{model:?}, {waited} ms: {before} to {after}");
+                let rises = waited as f64 > before;
+                assert_eq!(after > before * 1.000_01, rises, "{model:?}, {waited} ms");
+                assert!(stats.is_blameless(), "one is neutral for the success");
+            }
+        }
+    }
+}
+
+/// Five in a row without a byte are one failure while others answer, and none where nobody does.
+#[test]
+fn five_abandoned_in_a_row_are_one_failure_while_others_answer() {
+    let (fleet, stats, other) = (fleet(), Stats::new(), Stats::new());
+    (0..50).for_each(|_| stats.abandoned(&fleet, None));
+    assert!(stats.is_blameless(), "nobody answers: it may be the network, or the caller");
+
+    let stats = Stats::new();
+    (0..3).for_each(|_| stats.abandoned(&fleet, None));
+    other.answered(&fleet);
+    stats.abandoned(&fleet, None);
+    assert!(stats.is_blameless());
+    stats.abandoned(&fleet, None);
+    let failed = 1.0 - stats.success(&fleet, fleet.now());
+    assert!((failed - 0.1).abs() < 1e-2, "one failure: {failed}");
+
+    let stats = Stats::new();
+    for _ in 0..20 {
+        (0..4).for_each(|_| stats.abandoned(&fleet, None));
+        stats.answered(&fleet);
+    }
+    assert!(stats.is_blameless(), "a byte in between, and they are not in a row");
+}
+
+/// A time-out is a failure, and a sample of at least its length.
+#[test]
+fn a_time_out_is_a_failure_that_raises_the_latency() {
+    for model in MODELS {
+        let (fleet, stats) = (fleet(), Stats::new());
+        succeed(&stats, &fleet, 0, 50, model);
+        stats.timed_out(&fleet, Some(timing(&fleet, 0, 1_000, model)));
+        assert!((stats.success(&fleet, at(&fleet, 0)) - 0.9).abs() < 1e-6);
+        assert!(millis(&stats, &fleet, 0, model) > 100.0);
+        let (fleet, stats) = (self::fleet(), Stats::new());
+        stats.timed_out(&fleet, None);
+        assert!(!stats.is_blameless(), "also where no latency is measured");
+    }
+}
+
+/// A failure is no fast answer: under no model does it lower the latency.
+#[test]
+fn r3_a_fast_failure_is_no_sample() {
+    for model in MODELS {
+        let (fleet, stats) = (fleet(), Stats::new());
+        succeed(&stats, &fleet, 0, 50, model);
+        for _ in 0..100 {
+            let fast = Some(timing(&fleet, 0, 1, model));
+            stats.learn(&fleet, Outcome::Failure.into(), fast);
+        }
+        assert!(millis(&stats, &fleet, 0, model) >= 50.0 * 0.999);
+    }
+}
+
+/// T7: an old memory fades to the mean and not to nothing; a node never heard of has the mean.
+#[test]
+fn t7_memories_fade_to_the_mean() {
+    for model in MODELS {
+        let (fleet, stats, other) = (fleet(), Stats::new(), Stats::new());
+        assert_eq!(millis(&stats, &fleet, 0, model), 30.0, "before the first answer");
+        succeed(&stats, &fleet, 0, 10, model);
+        succeed(&other, &fleet, 0, 90, model);
+        assert!((millis(&Stats::new(), &fleet, 0, model) - 50.0).abs() < 0.1);
+        for stats in [&stats, &other] {
+            assert!((millis(stats, &fleet, 600_000, model) - 50.0).abs() < 0.1);
+        }
+    }
+}
+
+/// T11: a clock that goes back ages nothing, spares nobody for longer than a wish after it, and
+/// makes no estimate odd.
+#[test]
+fn t11_a_clock_that_goes_back_does_no_harm() {
+    for model in MODELS {
+        let (fleet, stats) = (fleet(), Stats::new());
+        succeed(&stats, &fleet, 10_000, 50, model);
+        stats.fail(&fleet, at(&fleet, 10_000), Outcome::Failure.into());
+        assert!((millis(&stats, &fleet, 2_000, model) - 50.0).abs() < 0.1);
+        assert!((stats.success(&fleet, at(&fleet, 2_000)) - 0.9).abs() < 1e-6);
+        succeed(&stats, &fleet, 1_000, 50, model);
+        assert!((millis(&stats, &fleet, 1_000, model) - 50.0).abs() < 0.1);
+        let waiting = stats.begin_waiting(&fleet, at(&fleet, 5_000));
+        assert_eq!(stats.oldest_nanos(&fleet, at(&fleet, 1_000)), 0);
+        let early = stats.begin_waiting(&fleet, at(&fleet, 1_000));
+        assert!(stats.oldest_nanos(&fleet, at(&fleet, 6_000)) >= 999_000_000);
+        stats.end_waiting(waiting);
+        stats.end_waiting(early);
+        assert_eq!(stats.oldest_nanos(&fleet, at(&fleet, 6_000)), 0);
+    }
+}

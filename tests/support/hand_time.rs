@@ -1,4 +1,4 @@
-//! What tests of policies share: time that only they move, and endpoints.
+//! Time that only a test moves.
 
 use std::{
     future::Future,
@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel::{
-    Endpoint,
-    node::{Clock, Lease, Time},
-};
+use evenkeel::node::{Clock, Time};
 
 /// Time that stands still until it is told.
 #[derive(Clone)]
@@ -46,17 +43,4 @@ impl Time for HandTime {
     fn sleep_until(&self, _until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
     }
-}
-
-/// The endpoint with number `index`.
-pub(crate) fn endpoint(index: usize) -> Endpoint {
-    Endpoint::new(([10, (index >> 16) as u8, (index >> 8) as u8, index as u8], 80))
-}
-
-/// The number of the endpoint that a request is on.
-pub(crate) fn index_of(lease: &Lease) -> usize {
-    let address = lease.endpoint().addr().socket().expect("all have one").ip();
-    let std::net::IpAddr::V4(address) = address else { unreachable!("all are IPv4") };
-    let [_, high, middle, low] = address.octets();
-    usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
 }
