@@ -97,7 +97,7 @@ async fn r5_known_empty_does_what_was_chosen() {
             assert_eq!(listed(&balance), if choice == OnEmpty::Keep { 2 } else { 0 });
             feed.say(set([3]));
             quiet().await;
-            assert_eq!(names(&balance.status()).contains(&name(3)), true);
+            assert!(names(&balance.status()).contains(&name(3)));
             assert!(balance.status().discovery.empty.is_none());
             // Listed again in time, the set stays.
             feed.say(empty.clone());
