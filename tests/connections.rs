@@ -351,3 +351,26 @@ async fn r25_an_error_without_an_attempt_names_the_connection_that_failed() {
     let source = std::error::Error::source(&error).unwrap();
     assert!(source.downcast_ref::<std::io::Error>().is_some(), "{source}");
 }
+
+/// R1: what came up by itself and failed again after a good while begins its backoff anew, and does
+/// not sit out the rest of an old one.
+#[tokio::test(start_paused = true)]
+async fn r1_a_new_failure_does_not_sit_out_the_old_backoff() {
+    let world = World::new();
+    world.road(1, Road::FailsAfter(Duration::ZERO));
+    let balance =
+        over(just(set([1]))).complete_at_response().make(Managed(Arc::clone(&world))).unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    let before = world.dials();
+    while world.dials() == before {
+        tokio::time::sleep(10 * MS).await;
+    }
+    // From here on it rests for at least 8 s.
+    world.road(1, Road::UpAfter(10 * MS));
+    world.link(1).up();
+    tokio::time::sleep(2 * SECOND).await;
+    world.link(1).failed("reset");
+    let start = now();
+    balance.ready().await.unwrap();
+    assert!(now() - start <= 320 * MS, "{:?}", now() - start);
+}

@@ -8,13 +8,14 @@ use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duratio
 use evenkeel::{
     Address, AtResponse, Balance, Builder, DiscoverError, Endpoint, Weight,
     discovery::{Discover, OnEmpty, Reason, Registry, Update},
+    node::LinkState,
     policy::{NoKey, RoundRobin},
     pool::EndpointState,
 };
 use futures::stream;
 use support::{
-    Ask, Plain, World, endpoint, endpoints, feed, guard, in_flight, just, name, names, now, of,
-    quiet, set,
+    Ask, Managed, Plain, World, endpoint, endpoints, feed, guard, in_flight, just, name, names,
+    now, of, quiet, set,
 };
 use tower::ServiceExt;
 
@@ -97,7 +98,7 @@ async fn r5_known_empty_does_what_was_chosen() {
             assert_eq!(listed(&balance), if choice == OnEmpty::Keep { 2 } else { 0 });
             feed.say(set([3]));
             quiet().await;
-            assert_eq!(names(&balance.status()).contains(&name(3)), true);
+            assert!(names(&balance.status()).contains(&name(3)));
             assert!(balance.status().discovery.empty.is_none());
             // Listed again in time, the set stays.
             feed.say(empty.clone());
@@ -141,6 +142,21 @@ async fn t15_a_source_without_a_pause_does_not_take_the_worker() {
             balance.clone().oneshot(Ask::default()).await.unwrap();
             tokio::task::yield_now().await;
         }
+    })
+    .await;
+    // Connections are heard of between.
+    let world = World::new();
+    let managed = over(stream::repeat(set(1..=2))).make(Managed(Arc::clone(&world))).unwrap();
+    guard(async {
+        while managed.status().endpoints.iter().filter(|one| one.link == LinkState::Up).count() < 2
+        {
+            tokio::task::yield_now().await;
+        }
+        world.link(1).failed("reset");
+        while world.dials() < 3 {
+            tokio::task::yield_now().await;
+        }
+        managed.clone().oneshot(Ask::default()).await.unwrap();
     })
     .await;
 }

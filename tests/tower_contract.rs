@@ -110,7 +110,8 @@ async fn t1_a_service_that_was_waited_for_keeps_no_place_once_another_serves() {
     let balance = over(source).make(make).unwrap();
     feed.say(set([1]));
     quiet().await;
-    let taken = Arc::clone(&limits.lock().unwrap()[0]).acquire_owned().await.unwrap();
+    let permits = Arc::clone(&limits.lock().unwrap()[0]);
+    let taken = Arc::clone(&permits).acquire_owned().await.unwrap();
     let (gate, ask) = Ask::held();
     let call = tokio::spawn(balance.clone().oneshot(ask));
     quiet().await;
@@ -121,7 +122,7 @@ async fn t1_a_service_that_was_waited_for_keeps_no_place_once_another_serves() {
     assert_eq!((of(&status, 1).in_flight, of(&status, 2).in_flight), (0, 1));
     drop(taken);
     quiet().await;
-    assert_eq!(limits.lock().unwrap()[0].available_permits(), 1, "nobody sits on the permit");
+    assert_eq!(permits.available_permits(), 1, "nobody sits on the permit");
     gate.send(()).unwrap();
     assert_eq!(call.await.unwrap().unwrap(), name(2));
 }

@@ -160,3 +160,31 @@ impl Dials {
         Some(node)
     }
 }
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use super::*;
+    use crate::{
+        endpoint::Endpoint,
+        node::{Clock, Seeds},
+    };
+
+    /// R8: requests that want a node whose dial has to wait cost no memory.
+    #[test]
+    fn r8_a_node_that_many_requests_want_is_queued_once() {
+        let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(7));
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+        let node = Node::new(0, &endpoint, Arc::clone(&fleet));
+        let mut dials = Dials::default();
+        for _ in 0..3 {
+            for _ in 0..1_000 {
+                node.want();
+                node.attended();
+                dials.attend(&node);
+            }
+            assert_eq!((dials.wanted.len(), dials.queued.len()), (1, 1));
+            dials.start(&fleet);
+            assert_eq!((dials.wanted.len(), dials.queued.len()), (0, 0));
+        }
+    }
+}

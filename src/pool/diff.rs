@@ -159,9 +159,10 @@ impl<S> Roster<S> {
         // An earlier node of the same endpoint may have been cut off, and its request have gone on.
         let drains = self.draining.get(identity).is_some_and(|of| of.member.node.id() == node.id());
         if drains && node.is_retired() && node.in_flight() == 0 {
-            self.draining.remove(identity);
             tracing::debug!(endpoint = %node, "endpoint drained");
+            // While the service is still there, which may own what is closed.
             node.close();
+            self.draining.remove(identity);
         }
     }
 

@@ -128,6 +128,13 @@ impl<K> Settings<K> {
 
     /// Another policy, over the same kind of request key. Nodes keep their connections, counts and
     /// estimates.
+    ///
+    /// A balancer that reads no key takes no policy that hashes one:
+    ///
+    /// ```compile_fail,E0271
+    /// use evenkeel::{policy::{NoKey, Rendezvous}, pool::Settings};
+    /// let _ = Settings::<NoKey>::new().policy(Rendezvous::by_header("x-user"));
+    /// ```
     pub fn policy(mut self, policy: impl IntoPolicy<Key = K>) -> Self {
         self.policy = Some(policy.into_policy());
         self
