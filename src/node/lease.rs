@@ -1,34 +1,35 @@
 //! Proof that a request is in flight on a node, from the pick to the end of its response.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
 
-use super::{LatencyModel, Node, Verdict, fleet::nanos, oldest::Generation, stats::Timing};
+use super::{LatencyModel, Node, Verdict, oldest::Generation, stats::Timing};
 use crate::endpoint::Endpoint;
 
 /// Counts a request on its node until it is dropped. Dropped before
 /// [`respond`](Self::respond), it stands for an abandoned request.
+///
+/// Two words, so that it is handed on in registers: a call moves it several times.
 pub struct Lease {
     node: Arc<Node>,
-    stage: Stage,
+    state: State,
 }
 
+/// From the lowest bit: the stage (2 bits), the latency model (2), the generation (4), and a time in
+/// nanoseconds (56): up to the head when the request began, from then on how long that took. The
+/// beginning wraps after 2.2 years; it is only compared with times less than half of that away.
 #[derive(Clone, Copy)]
+struct State(u64);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// No response head yet. The times are there if the policy measures latency.
-    Waiting(Option<Watch>),
+    /// No response head yet.
+    Waiting = 0,
     /// The head came; how it ended shows at the end of the stream.
-    Streaming(Option<(Timing, LatencyModel)>),
+    Streaming = 1,
     /// All is said that there is to say.
-    Told,
+    Told = 2,
     /// And the request is no longer in flight.
-    Released,
-}
-
-#[derive(Clone, Copy)]
-struct Watch {
-    started: Instant,
-    generation: Generation,
-    model: LatencyModel,
+    Released = 3,
 }
 
 /// What a response head says of the outcome.
@@ -44,23 +45,22 @@ pub enum Head {
 // === impl Lease ===
 
 impl Lease {
-    /// Takes a place on `node`, unless `cap` requests are in flight there. `now` is given where
-    /// `model` measures latency.
+    /// Takes a place on `node`, unless `cap` requests are in flight there. Where latency is
+    /// measured, the time in nanoseconds of the fleet is given, and the model.
     #[inline]
     pub(crate) fn acquire(
         node: &Arc<Node>,
         cap: Option<u32>,
-        timed: Option<(Instant, LatencyModel)>,
+        timed: Option<(u64, LatencyModel)>,
     ) -> Option<Self> {
         if !node.stats.enter(cap) {
             return None;
         }
-        let watch = timed.map(|(started, model)| Watch {
-            started,
-            generation: node.stats.begin_waiting(&node.fleet, started),
-            model,
-        });
-        Some(Self { node: Arc::clone(node), stage: Stage::Waiting(watch) })
+        let state = match timed {
+            None => State::new(LatencyModel::None, Generation::default(), 0),
+            Some((now, model)) => State::new(model, node.stats.begin_waiting(now), now),
+        };
+        Some(Self { node: Arc::clone(node), state })
     }
 
     /// The endpoint, as discovery describes it now.
@@ -76,36 +76,42 @@ impl Lease {
     /// The response head came. The latency ends here; the request stays in flight until the drop.
     #[inline]
     pub fn respond(&mut self, head: Head) {
-        if !matches!(self.stage, Stage::Waiting(_)) {
+        if self.state.stage() != Stage::Waiting {
             return;
         }
         let timing = self.end_waiting();
         self.node.stats.answered(&self.node.fleet);
-        self.stage = match head {
-            Head::AtEnd => Stage::Streaming(timing),
-            Head::Decided(verdict) => {
-                self.node.stats.learn(&self.node.fleet, verdict, timing);
-                Stage::Told
+        match head {
+            Head::AtEnd => {
+                self.state.set_stage(Stage::Streaming);
+                if let Some((timing, _)) = timing {
+                    self.state.set_time(timing.nanos);
+                }
             }
-        };
+            Head::Decided(verdict) => {
+                self.state.set_stage(Stage::Told);
+                self.node.stats.learn(&self.node.fleet, verdict, timing);
+            }
+        }
     }
 
     /// The request failed without a response head.
     pub fn fail(&mut self, verdict: Verdict) {
-        if !matches!(self.stage, Stage::Waiting(_)) {
+        if self.state.stage() != Stage::Waiting {
             return;
         }
         let timing = self.end_waiting();
-        self.stage = Stage::Told;
+        self.state.set_stage(Stage::Told);
         self.node.stats.learn(&self.node.fleet, verdict, timing);
     }
 
     /// The stream ended with `verdict`: heard where the head left it open.
     pub fn finish(&mut self, verdict: Verdict) {
-        match self.stage {
-            Stage::Waiting(_) => self.respond(Head::Decided(verdict)),
-            Stage::Streaming(timing) => {
-                self.stage = Stage::Told;
+        match self.state.stage() {
+            Stage::Waiting => self.respond(Head::Decided(verdict)),
+            Stage::Streaming => {
+                self.state.set_stage(Stage::Told);
+                let timing = self.timing_of_head();
                 self.node.stats.learn(&self.node.fleet, verdict, timing);
             }
             Stage::Told | Stage::Released => {}
@@ -114,10 +120,11 @@ impl Lease {
 
     /// The stream broke off, whatever its head said.
     pub fn break_off(&mut self, verdict: Verdict) {
-        match self.stage {
-            Stage::Waiting(_) => self.fail(verdict),
-            Stage::Streaming(timing) => {
-                self.stage = Stage::Told;
+        match self.state.stage() {
+            Stage::Waiting => self.fail(verdict),
+            Stage::Streaming => {
+                self.state.set_stage(Stage::Told);
+                let timing = self.timing_of_head();
                 self.node.stats.learn(&self.node.fleet, verdict, timing);
             }
             Stage::Told => self.node.stats.learn(&self.node.fleet, verdict, None),
@@ -127,21 +134,21 @@ impl Lease {
 
     /// The request outlived the time that the settings allow an attempt.
     pub(crate) fn time_out(&mut self) {
-        if !matches!(self.stage, Stage::Waiting(_)) {
+        if self.state.stage() != Stage::Waiting {
             return;
         }
         let timing = self.end_waiting();
-        self.stage = Stage::Told;
+        self.state.set_stage(Stage::Told);
         self.node.stats.timed_out(&self.node.fleet, timing);
     }
 
     /// The request was never processed here: it says nothing of the node.
     pub(crate) fn pass(&mut self) {
-        if let Stage::Waiting(_) = self.stage {
+        if self.state.stage() == Stage::Waiting {
             self.end_waiting();
         }
-        if !matches!(self.stage, Stage::Released) {
-            self.stage = Stage::Told;
+        if self.state.stage() != Stage::Released {
+            self.state.set_stage(Stage::Told);
         }
     }
 
@@ -153,26 +160,102 @@ impl Lease {
     /// The request is over, although the lease stays for the sake of its endpoint.
     #[inline]
     pub(crate) fn release(&mut self) {
-        if let Stage::Waiting(_) = self.stage {
-            let timing = self.end_waiting();
-            self.node.stats.abandoned(&self.node.fleet, timing);
+        match self.state.stage() {
+            Stage::Waiting => self.abandon(),
+            Stage::Released => return,
+            Stage::Streaming | Stage::Told => {}
         }
-        if matches!(std::mem::replace(&mut self.stage, Stage::Released), Stage::Released) {
-            return;
-        }
+        self.state.set_stage(Stage::Released);
         if self.node.stats.leave() {
             self.node.left_idle();
         }
     }
 
+    #[cold]
+    fn abandon(&mut self) {
+        let timing = self.end_waiting();
+        self.node.stats.abandoned(&self.node.fleet, timing);
+    }
+
     #[inline]
     fn end_waiting(&mut self) -> Option<(Timing, LatencyModel)> {
-        let Stage::Waiting(Some(watch)) = self.stage else { return None };
-        self.stage = Stage::Told;
-        self.node.stats.end_waiting(watch.generation);
-        let now = self.node.fleet.now();
-        let waited = nanos(now.saturating_duration_since(watch.started));
-        Some((Timing { now, nanos: waited }, watch.model))
+        if self.state.stage() != Stage::Waiting {
+            return None;
+        }
+        self.state.set_stage(Stage::Told);
+        let model = self.state.model();
+        if model == LatencyModel::None {
+            return None;
+        }
+        self.node.stats.end_waiting(self.state.generation());
+        let now = self.node.fleet.nanos(self.node.fleet.now());
+        Some((Timing { now, nanos: self.state.nanos_until(now) }, model))
+    }
+
+    /// The latency that was measured at the head, for a verdict of now.
+    fn timing_of_head(&self) -> Option<(Timing, LatencyModel)> {
+        let model = self.state.model();
+        (model != LatencyModel::None).then(|| {
+            let now = self.node.fleet.nanos(self.node.fleet.now());
+            (Timing { now, nanos: self.state.time() }, model)
+        })
+    }
+}
+
+// === impl State ===
+
+impl State {
+    const TIME_SHIFT: u32 = 8;
+
+    #[inline]
+    fn new(model: LatencyModel, generation: Generation, since: u64) -> Self {
+        let generation = u64::from(generation.0) << 4;
+        Self(since << Self::TIME_SHIFT | generation | (model as u64) << 2 | Stage::Waiting as u64)
+    }
+
+    #[inline]
+    fn stage(self) -> Stage {
+        match self.0 & 0b11 {
+            0 => Stage::Waiting,
+            1 => Stage::Streaming,
+            2 => Stage::Told,
+            _ => Stage::Released,
+        }
+    }
+
+    #[inline]
+    fn set_stage(&mut self, stage: Stage) {
+        self.0 = self.0 & !0b11 | stage as u64;
+    }
+
+    #[inline]
+    fn model(self) -> LatencyModel {
+        match self.0 >> 2 & 0b11 {
+            0 => LatencyModel::None,
+            1 => LatencyModel::Average,
+            _ => LatencyModel::Peak,
+        }
+    }
+
+    #[inline]
+    fn generation(self) -> Generation {
+        Generation((self.0 >> 4 & 0b1111) as u8)
+    }
+
+    fn time(self) -> u64 {
+        self.0 >> Self::TIME_SHIFT
+    }
+
+    fn set_time(&mut self, nanos: u64) {
+        let most = u64::MAX >> Self::TIME_SHIFT;
+        self.0 = self.0 & 0xff | nanos.min(most) << Self::TIME_SHIFT;
+    }
+
+    /// How long after its time `now` is; nothing if the clock went back.
+    #[inline]
+    fn nanos_until(self, now: u64) -> u64 {
+        let passed = (now << Self::TIME_SHIFT).wrapping_sub(self.0 & !0xff) as i64;
+        passed.max(0) as u64 >> Self::TIME_SHIFT
     }
 }
 

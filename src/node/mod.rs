@@ -125,11 +125,17 @@ impl Node {
     /// head, if that is higher. A node never heard of has the mean of the others.
     #[inline]
     pub fn latency_nanos(&self, model: LatencyModel, now: Instant) -> f64 {
-        let estimate = self.stats.latency_nanos(model, &self.fleet, now);
+        self.latency_nanos_at(model, self.fleet.nanos(now))
+    }
+
+    /// The same at `now` in nanoseconds of the fleet.
+    #[inline]
+    pub(crate) fn latency_nanos_at(&self, model: LatencyModel, now: u64) -> f64 {
+        let estimate = self.stats.latency_nanos_at(model, &self.fleet, now);
         if self.stats.in_flight() == 0 {
             return estimate;
         }
-        estimate.max(self.stats.oldest_nanos(&self.fleet, now) as f64)
+        estimate.max(self.stats.oldest_nanos_at(now) as f64)
     }
 
     /// The same as a duration, or nothing where no response was measured yet.
@@ -171,6 +177,7 @@ impl Node {
         self.forget_failures();
     }
 
+    #[inline]
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }

@@ -27,8 +27,8 @@ pub(crate) struct Oldest {
 }
 
 /// The generation that a request was counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Generation(u8);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Generation(pub(super) u8);
 
 // === impl Oldest ===
 

@@ -115,8 +115,8 @@ impl Stats {
     }
 
     #[inline]
-    pub(crate) fn begin_waiting(&self, fleet: &Fleet, now: Instant) -> Generation {
-        self.oldest.begin(fleet.nanos(now))
+    pub(crate) fn begin_waiting(&self, nanos: u64) -> Generation {
+        self.oldest.begin(nanos)
     }
 
     #[inline]
@@ -150,13 +150,14 @@ impl Stats {
         (1.0 - failures).max(SUCCESS_FLOOR)
     }
 
-    /// The latency to expect in nanoseconds: what `model` remembers, faded towards the pool's mean.
+    /// The latency to expect in nanoseconds: what `model` remembers, faded towards the pool's mean;
+    /// at `now` in nanoseconds of the fleet.
     #[inline]
-    pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: Instant) -> f64 {
+    pub(crate) fn latency_nanos_at(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f64 {
         let Some(sample) = self.latency.get() else {
             return fleet.mean.nanos();
         };
-        let left = f64::from(model.fading().left(fleet.tick(now), sample.at));
+        let left = f64::from(model.fading().left(Tick::from_nanos(now), sample.at));
         let memory = f64::from(sample.value);
         if left == 1.0 { memory } else { memory * left + fleet.mean.nanos() * (1.0 - left) }
     }
@@ -169,7 +170,13 @@ impl Stats {
     /// The age in nanoseconds of the oldest request without a response head.
     #[inline]
     pub(crate) fn oldest_nanos(&self, fleet: &Fleet, now: Instant) -> u64 {
-        self.oldest.age(fleet.nanos(now))
+        self.oldest_nanos_at(fleet.nanos(now))
+    }
+
+    /// The same at `now` in nanoseconds of the fleet.
+    #[inline]
+    pub(crate) fn oldest_nanos_at(&self, now: u64) -> u64 {
+        self.oldest.age(now)
     }
 
     // --- learning ---
@@ -199,7 +206,10 @@ impl Stats {
                 }
             }
             Outcome::Failure | Outcome::Overloaded => {
-                let now = timing.map_or_else(|| fleet.now(), |(timing, _)| timing.now);
+                let now = match timing {
+                    None => fleet.now(),
+                    Some((timing, _)) => fleet.instant(timing.now),
+                };
                 self.fail(fleet, now, verdict);
                 if let Some((_, LatencyModel::Peak)) = timing {
                     self.penalise(fleet, now);
@@ -235,11 +245,15 @@ impl Stats {
     }
 
     #[inline]
-    fn succeed(&self, fleet: &Fleet, now: Option<Instant>) {
-        if self.is_blameless() {
-            return;
+    fn succeed(&self, fleet: &Fleet, now: Option<u64>) {
+        if !self.is_blameless() {
+            self.forgive(fleet, now);
         }
-        let nanos_now = fleet.nanos(now.unwrap_or_else(|| fleet.now()));
+    }
+
+    #[cold]
+    fn forgive(&self, fleet: &Fleet, now: Option<u64>) {
+        let nanos_now = now.unwrap_or_else(|| fleet.nanos(fleet.now()));
         let spared_until = self.spared_until.load(Ordering::Relaxed);
         if nanos_now >= spared_until {
             // Over: from now on it costs no clock read. A hint that comes meanwhile stands.
@@ -274,20 +288,21 @@ impl Stats {
     }
 
     fn sample_if_higher(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        if timing.nanos as f64 > self.latency_nanos(model, fleet, timing.now) {
+        if timing.nanos as f64 > self.latency_nanos_at(model, fleet, timing.now) {
             self.sample(fleet, model, timing.now, timing.nanos as f32);
         }
     }
 
     #[inline]
-    fn sample(&self, fleet: &Fleet, model: LatencyModel, now: Instant, nanos: f32) {
-        let tick = fleet.tick(now);
-        let mean = fleet.mean.nanos() as f32;
+    fn sample(&self, fleet: &Fleet, model: LatencyModel, now: u64, nanos: f32) {
+        let tick = Tick::from_nanos(now);
         self.move_latency(fleet, true, |before| {
             let Some(sample) = before else {
                 return Sample { value: nanos, at: tick, mark: true };
             };
             let left = model.fading().left(tick, sample.at);
+            // The mean is on a line that all threads write: read where it counts only.
+            let mean = if left == 1.0 { 0.0 } else { fleet.mean.nanos() as f32 };
             let projected = sample.value * left + mean * (1.0 - left);
             let value = match model {
                 LatencyModel::Peak if nanos > projected => nanos,
@@ -357,10 +372,10 @@ fn part(sample: Option<Sample>) -> Option<u64> {
     sample.filter(|sample| sample.mark).map(|sample| sample.value as u64)
 }
 
-/// When a request ended, and how long it had taken.
+/// When a request ended, in nanoseconds of the fleet, and how long it had taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
-    pub(crate) now: Instant,
+    pub(crate) now: u64,
     pub(crate) nanos: u64,
 }
 

@@ -179,6 +179,7 @@ impl LeastLoadPicker {
     /// Draws until enough accepted nodes were compared, or until too many were not accepted. Where
     /// that leaves nothing to compare it looks at all of them, so that the one accepted node among
     /// many is found, and of two the less loaded.
+    #[inline(never)]
     fn pick_among(&self, cx: &mut PickContext<'_>) -> Pick {
         let mut best: Option<(f64, usize)> = None;
         let mut compared = 0;
@@ -200,6 +201,21 @@ impl LeastLoadPicker {
         match best {
             Some((_, index)) if compared > 1 => Pick::Use(index),
             _ => self.pick_by_scan(cx),
+        }
+    }
+
+    #[inline(never)]
+    fn is_less(&self, index: usize, than: usize, cx: &mut PickContext<'_>) -> bool {
+        let than = self.load(than, cx);
+        self.load(index, cx) < than
+    }
+
+    #[inline(never)]
+    fn pick_otherwise(&self, cx: &mut PickContext<'_>) -> Pick {
+        match cx.len() {
+            0 | 1 if cx.accepts(0) => Pick::Use(0),
+            0 | 1 => Pick::Fail,
+            _ => self.pick_among(cx),
         }
     }
 
@@ -229,26 +245,28 @@ impl LeastLoadPicker {
 impl Picker for LeastLoadPicker {
     #[inline]
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
-        let nodes = cx.len();
-        if nodes < 2 {
-            return if cx.accepts(0) { Pick::Use(0) } else { Pick::Fail };
-        }
-        if self.choices > 2 || self.weights.is_some() || nodes > u32::MAX as usize {
-            return self.pick_among(cx);
+        let nodes = cx.nodes();
+        let plain = self.choices == 2 && self.weights.is_none();
+        if !plain || nodes.len() < 2 || nodes.len() > u32::MAX as usize {
+            return self.pick_otherwise(cx);
         }
         // Two distinct nodes from one draw: the second is one of the others.
         let bits = cx.rng().next_u64();
-        let first = (((bits & 0xffff_ffff) * nodes as u64) >> 32) as usize;
-        let mut second = (((bits >> 32) * (nodes as u64 - 1)) >> 32) as usize;
+        let first = (((bits & 0xffff_ffff) * nodes.len() as u64) >> 32) as usize;
+        let mut second = (((bits >> 32) * (nodes.len() as u64 - 1)) >> 32) as usize;
         if second >= first {
             second += 1;
         }
-        match (cx.accepts(first), cx.accepts(second)) {
-            (true, true) => {
-                let (one, other) = (self.load(first, cx), self.load(second, cx));
-                Pick::Use(if other < one { second } else { first })
-            }
-            _ => self.pick_among(cx),
+        let (one, other) = (&nodes[first], &nodes[second]);
+        if !(cx.accepts_node(one) && cx.accepts_node(other)) {
+            return self.pick_among(cx);
         }
+        let blameless = one.is_blameless() && other.is_blameless();
+        let other_is_less = if self.metric == LoadMetric::InFlight && blameless {
+            other.in_flight() < one.in_flight()
+        } else {
+            self.is_less(second, first, cx)
+        };
+        Pick::Use(if other_is_less { second } else { first })
     }
 }

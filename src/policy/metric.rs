@@ -38,12 +38,14 @@ impl LoadMetric {
         let places = queue + 1.0;
         let latency = match self {
             Self::InFlight => 1.0,
-            Self::PeakEwma | Self::Cost => node.latency_nanos(self.latency_model(), cx.now()),
+            Self::PeakEwma | Self::Cost => node.latency_nanos_at(self.latency_model(), cx.nanos()),
         };
-        if node.is_blameless() {
-            return latency * places;
-        }
-        let success = node.success(cx.now());
-        latency * places / (success * success)
+        let load = latency * places;
+        if node.is_blameless() { load } else { load / squared_success(node, cx) }
     }
+}
+
+#[cold]
+fn squared_success(node: &Node, cx: &mut PickContext<'_>) -> f64 {
+    node.success(cx.now()).powi(2)
 }

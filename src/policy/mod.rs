@@ -129,6 +129,7 @@ pub struct PickContext<'a> {
     must_be_up: bool,
     rng: Option<Rng>,
     now: Option<Instant>,
+    nanos: Option<u64>,
 }
 
 /// Makes the policies of balancers: any [`Policy`] that is `Clone`, or one with a request key.
@@ -194,7 +195,18 @@ impl<'a> PickContext<'a> {
         cap: Option<u32>,
         scope: Scope,
     ) -> Self {
-        Self { nodes, fleet, key, tried, cap, scope, must_be_up: false, rng: None, now: None }
+        Self {
+            nodes,
+            fleet,
+            key,
+            tried,
+            cap,
+            scope,
+            must_be_up: false,
+            rng: None,
+            now: None,
+            nanos: None,
+        }
     }
 
     /// From here on only nodes that are up are accepted.
@@ -232,16 +244,22 @@ impl<'a> PickContext<'a> {
     /// the first pick was not connected, it must be up besides. False outside the tier.
     #[inline]
     pub fn accepts(&self, index: usize) -> bool {
-        let Some(node) = self.nodes.get(index) else { return false };
-        let link = &node.link;
-        let connected = if self.must_be_up {
-            link.is_up()
-        } else {
-            !link.is_failed() && (self.scope == Scope::Usable || link.is_up() || !link.is_failing())
-        };
-        connected
+        self.nodes.get(index).is_some_and(|node| self.accepts_node(node))
+    }
+
+    /// The same of a node of the tier.
+    #[inline]
+    pub(crate) fn accepts_node(&self, node: &Node) -> bool {
+        // What is up is connected enough on either pass.
+        (node.link.is_up() || self.accepts_unconnected(node))
             && self.cap.is_none_or(|cap| node.in_flight() < cap)
             && (self.tried.is_empty() || !self.tried.contains(&node.id()))
+    }
+
+    #[cold]
+    fn accepts_unconnected(&self, node: &Node) -> bool {
+        let link = &node.link;
+        !self.must_be_up && !link.is_failed() && (self.scope == Scope::Usable || !link.is_failing())
     }
 
     /// The time; read once, at the first use.
@@ -249,6 +267,18 @@ impl<'a> PickContext<'a> {
     pub fn now(&mut self) -> Instant {
         let fleet = self.fleet;
         *self.now.get_or_insert_with(|| fleet.now())
+    }
+
+    /// The time in nanoseconds of the fleet; worked out once.
+    #[inline]
+    pub(crate) fn nanos(&mut self) -> u64 {
+        if let Some(nanos) = self.nanos {
+            return nanos;
+        }
+        let now = self.now();
+        let nanos = self.fleet.nanos(now);
+        self.nanos = Some(nanos);
+        nanos
     }
 
     /// The generator of this pick.

@@ -96,30 +96,24 @@ impl<S, K> Snapshot<S, K> {
     #[inline]
     fn choose_in<'a>(&'a self, tier: &'a TierView<S>, cx: &mut PickContext<'_>) -> Choice<'a, S> {
         for _ in 0..LOST_RACES {
-            let mut index = match tier.picker.pick(cx) {
+            let index = match tier.picker.pick(cx) {
                 Pick::Use(index) => index,
                 Pick::Wait => return Choice::Wait,
                 Pick::Fail => return Choice::Fail,
             };
-            let Some(mut node) = tier.nodes.get(index) else { return Choice::Fail };
-            if !node.link.is_up() {
-                node.want();
-                if self.scope == Scope::Listed && cx.key().is_some() {
-                    // Its first dial; once that has failed, the picker walks past it. A request
-                    // without a key has no node of its own to wait for.
-                    return Choice::Wait;
-                }
-                cx.require_up();
-                let Pick::Use(connected) = tier.picker.pick(cx) else { return Choice::Wait };
-                index = connected;
-                match tier.nodes.get(index) {
-                    Some(connected) => node = connected,
+            let Some(node) = tier.nodes.get(index) else { return Choice::Fail };
+            let (index, node) = if node.link.is_up() {
+                (index, node)
+            } else {
+                let index = connected_instead(node, &*tier.picker, self.scope, cx);
+                match index.and_then(|index| Some((index, tier.nodes.get(index)?))) {
+                    Some(found) => found,
                     None => return Choice::Wait,
                 }
-            }
+            };
             let timed = match self.model {
                 LatencyModel::None => None,
-                model => Some((cx.now(), model)),
+                model => Some((cx.nanos(), model)),
             };
             if let Some(lease) = Lease::acquire(node, self.limits.max_in_flight, timed) {
                 // Counted first, looked second: so either this sees that the node is retired, or
@@ -210,6 +204,27 @@ pub(crate) fn left_out<'a, S>(
     let used: HashSet<NodeId> =
         tiers.iter().flat_map(|tier| &tier.nodes).map(|node| node.id()).collect();
     listed.filter(|node| !used.contains(&node.id())).cloned().collect()
+}
+
+/// A node that is up, in the place of one that was picked and is not: that one is wanted.
+#[cold]
+fn connected_instead(
+    picked: &Arc<Node>,
+    picker: &dyn Picker,
+    scope: Scope,
+    cx: &mut PickContext<'_>,
+) -> Option<usize> {
+    picked.want();
+    if scope == Scope::Listed && cx.key().is_some() {
+        // Its first dial; once that has failed, the picker walks past it. A request without a key
+        // has no node of its own to wait for.
+        return None;
+    }
+    cx.require_up();
+    match picker.pick(cx) {
+        Pick::Use(index) => Some(index),
+        Pick::Wait | Pick::Fail => None,
+    }
 }
 
 impl<S, K> fmt::Debug for Snapshot<S, K> {
