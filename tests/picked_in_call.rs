@@ -1,4 +1,4 @@
-//! The node is picked in the call, and no lock is held over an await.
+//! The node is picked in the call, no lock is held over an await, and no runtime is needed around it.
 
 use std::{future::Ready, time::Duration};
 
@@ -70,5 +70,30 @@ async fn t12_no_lock_is_held_over_an_await() -> Result<(), Box<dyn std::error::E
     drop(is_send(balance.ready()));
     let error = is_send(balance.clone().oneshot(())).await.expect_err("nothing is listed");
     assert!(error.is_no_endpoint());
+    Ok(())
+}
+
+/// A call may be polled outside the balancer's runtime, also where it waits or has a time-out.
+#[test]
+fn a_call_may_be_polled_outside_the_runtime() -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let registry = Registry::new();
+    let balance = {
+        let _inside = runtime.enter();
+        Balance::builder(registry.clone())
+            .attempt_timeout(Duration::from_secs(30))
+            .complete_at_response()
+            .make(|endpoint: &Endpoint| Server(endpoint.to_string()))?
+    };
+    let waiting = std::thread::spawn({
+        let balance = balance.clone();
+        move || futures::executor::block_on(balance.oneshot(()))
+    });
+    while balance.status().waiting == 0 {
+        std::thread::yield_now();
+    }
+    let _one = registry.register(endpoint(1))?;
+    let answer = waiting.join().map_err(|_| "it panicked")??;
+    assert_eq!(answer, endpoint(1).to_string());
     Ok(())
 }

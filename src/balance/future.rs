@@ -36,6 +36,9 @@ pin_project! {
         // Only there once the call left the straight way.
         detour: Option<Box<Detour<S, K>>>,
         attempt_timeout: Option<Duration>,
+        // Of the attempt that is being made; beside the stage, which is moved about.
+        #[pin]
+        timeout: Option<Sleep>,
         #[pin]
         stage: Stage<S, Req, S::Future>,
     }
@@ -64,7 +67,7 @@ pin_project! {
         // Nothing to use now, and something to hope for.
         Waiting { request: Req },
         // The node has the request.
-        Calling { lease: Lease, #[pin] future: F, #[pin] timeout: Option<Sleep> },
+        Calling { lease: Lease, #[pin] future: F },
         // Over, or never begun.
         Failed { error: Error },
         Done,
@@ -95,7 +98,8 @@ where
             _ => Stage::Looking { request },
         };
         drop(snapshot);
-        Self { shared: Arc::clone(shared), complete, key, detour: None, attempt_timeout, stage }
+        let shared = Arc::clone(shared);
+        Self { shared, complete, key, detour: None, attempt_timeout, timeout: None, stage }
     }
 }
 
@@ -112,8 +116,11 @@ where
         let mut this = self.project();
         loop {
             let next = match this.stage.as_mut().project() {
-                StageProjection::Calling { lease, future, timeout } => {
+                StageProjection::Calling { lease, future } => {
                     if let Poll::Ready(result) = future.poll(cx) {
+                        if this.timeout.is_some() {
+                            this.timeout.set(None);
+                        }
                         let StageReplaced::Calling { mut lease, .. } =
                             this.stage.as_mut().project_replace(Stage::Done)
                         else {
@@ -135,7 +142,8 @@ where
                             }
                         }
                     } else {
-                        let Some(timeout) = timeout.as_pin_mut() else { return Poll::Pending };
+                        let timeout = this.timeout.as_mut().as_pin_mut();
+                        let Some(timeout) = timeout else { return Poll::Pending };
                         ready!(timeout.poll(cx));
                         let after = this.attempt_timeout.unwrap_or_default();
                         let error = Error::attempt_timeout(lease.endpoint(), after);
@@ -155,12 +163,13 @@ where
                             if let Some(detour) = this.detour.as_mut() {
                                 detour.unpark();
                             }
-                            let timeout = this.attempt_timeout.map(|timeout| {
-                                let clock = this.shared.fleet.clock();
-                                clock.sleep_until(after(clock.now(), timeout))
-                            });
+                            if let Some(timeout) = *this.attempt_timeout {
+                                let fleet = &this.shared.fleet;
+                                let until = after(fleet.now(), timeout);
+                                this.timeout.set(Some(fleet.sleep_until(until)));
+                            }
                             let future = service.call(request);
-                            Stage::Calling { lease, future, timeout }
+                            Stage::Calling { lease, future }
                         }
                         Poll::Ready(Err(error)) => {
                             let cause = SharedError::new(error);

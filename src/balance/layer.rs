@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -56,8 +55,7 @@ pin_project! {
     pub struct AddressedFuture<F, B> {
         #[pin]
         sent: Option<F>,
-        refused: Option<LayerError>,
-        request: PhantomData<fn() -> B>,
+        refused: Option<Unsent<Request<B>>>,
     }
 }
 
@@ -112,12 +110,17 @@ impl<S> Addressed<S> {
         Self { client, authority }
     }
 
-    /// Points the URI at the endpoint, and keeps the name that the caller used as the `Host`.
-    fn address<B>(&self, mut request: Request<B>) -> Result<Request<B>, LayerError> {
-        let authority = self.authority.clone()?;
+    /// Points the URI at the endpoint, and keeps the name that the caller used as the `Host`. An
+    /// endpoint that no URI can name gives the request back: another may do.
+    #[allow(clippy::result_large_err, reason = "it is the request itself that comes back")]
+    fn address<B>(&self, mut request: Request<B>) -> Result<Request<B>, Unsent<Request<B>>> {
+        let authority = match &self.authority {
+            Ok(authority) => authority.clone(),
+            Err(error) => return Err(Unsent::returned(request, error.clone())),
+        };
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         if parts.scheme.as_ref().is_some_and(|scheme| *scheme == Scheme::HTTPS) {
-            return Err(LayerError::Https);
+            return Err(Unsent::unprocessed(LayerError::Https));
         }
         if let Some(name) = parts.authority.replace(authority) {
             let host = name.as_str().rsplit_once('@').map_or(name.as_str(), |(_, host)| host);
@@ -128,8 +131,7 @@ impl<S> Addressed<S> {
         }
         parts.scheme = Some(Scheme::HTTP);
         parts.path_and_query.get_or_insert(http::uri::PathAndQuery::from_static("/"));
-        *request.uri_mut() =
-            Uri::from_parts(parts).map_err(|error| LayerError::Address(error.to_string()))?;
+        *request.uri_mut() = Uri::from_parts(parts).map_err(Unsent::unprocessed)?;
         Ok(request)
     }
 }
@@ -152,7 +154,7 @@ where
             Ok(request) => (Some(self.client.call(request)), None),
             Err(error) => (None, Some(error)),
         };
-        AddressedFuture { sent, refused, request: PhantomData }
+        AddressedFuture { sent, refused }
     }
 }
 
@@ -168,8 +170,8 @@ where
         if let Some(sent) = this.sent.as_pin_mut() {
             return sent.poll(cx).map_err(Unsent::ambiguous);
         }
-        let error = this.refused.take().map_or("polled after its end".into(), BoxError::from);
-        Poll::Ready(Err(Unsent::unprocessed(error)))
+        let refused = this.refused.take();
+        Poll::Ready(Err(refused.unwrap_or_else(|| Unsent::unprocessed("polled after its end"))))
     }
 }
 

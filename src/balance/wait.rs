@@ -129,7 +129,7 @@ impl<S: Clone, K> Detour<S, K> {
                     Ok(place) => place,
                     Err(error) => return Err(self.explain(error)),
                 };
-                let timeout = Box::pin(shared.fleet.clock().sleep_until(deadline));
+                let timeout = Box::pin(shared.fleet.sleep_until(deadline));
                 self.waiting = Some(Waiting { listener, timeout, _place: place });
             }
         }

@@ -10,19 +10,21 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tick(u32);
 
+/// What is left then is less than the noise of what it is compared with. Were it kept, a node with
+/// an old bad memory would lose every comparison by a hair, where nothing else tells the nodes apart.
+const FORGOTTEN_AFTER_HALVINGS: f32 = 6.0;
+
 /// How fast a memory fades: the share left after `age` is `e^(-age / time constant)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fading {
     halvings_per_tick: f32,
 }
 
-/// A value that is not negative, the tick of its last sample, and a mark.
+/// A value above zero, and the tick of its last sample.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) value: f32,
     pub(crate) at: Tick,
-    /// Free for the owner to use; kept in the sign of the value.
-    pub(crate) mark: bool,
 }
 
 /// A [`Sample`] that any thread may read and move. Empty until the first sample.
@@ -54,7 +56,8 @@ impl Fading {
         Self { halvings_per_tick: tick_seconds * std::f32::consts::LOG2_E / time_constant }
     }
 
-    /// The share of a memory of `earlier` that is left at `now`, within 0.02 %.
+    /// The share of a memory of `earlier` that is left at `now`, within 0.02 %; nothing of one that
+    /// would be below a sixty-fourth.
     #[inline]
     pub(crate) fn left(self, now: Tick, earlier: Tick) -> f32 {
         let age = now.since(earlier);
@@ -62,7 +65,7 @@ impl Fading {
             return 1.0;
         }
         let halvings = age as f32 * self.halvings_per_tick;
-        if halvings > 60.0 {
+        if halvings > FORGOTTEN_AFTER_HALVINGS {
             return 0.0;
         }
         // 2^-halvings: the whole part goes into the exponent, the rest is a Taylor series of
@@ -116,18 +119,14 @@ impl Faded {
 
     #[inline]
     fn unpack(word: u64) -> Option<Sample> {
-        (word != Self::EMPTY).then(|| {
-            let value = f32::from_bits((word >> 32) as u32);
-            Sample { value: value.abs(), at: Tick(word as u32), mark: value.is_sign_negative() }
-        })
+        (word != Self::EMPTY)
+            .then(|| Sample { value: f32::from_bits((word >> 32) as u32), at: Tick(word as u32) })
     }
 
     /// A value of zero becomes the smallest one, since an all-zero word means empty.
     #[inline]
     fn pack(sample: Sample) -> u64 {
-        let value = sample.value.max(f32::MIN_POSITIVE);
-        let signed = if sample.mark { -value } else { value };
-        u64::from(signed.to_bits()) << 32 | u64::from(sample.at.0)
+        u64::from(sample.value.max(f32::MIN_POSITIVE).to_bits()) << 32 | u64::from(sample.at.0)
     }
 }
 
@@ -142,7 +141,8 @@ mod tests {
             let tick = Tick::from_nanos(nanos);
             let exact = (-f64::from(tick.0) * (1 << Tick::SHIFT) as f64 * 1e-9 / 5.0).exp();
             let left = f64::from(fading.left(tick, Tick(0)));
-            assert!((left - exact).abs() <= exact * 2e-4, "{nanos}: {left} for {exact}");
+            let expected = if exact < 1.0 / 64.0 { 0.0 } else { exact };
+            assert!((left - expected).abs() <= expected * 2e-4, "{nanos}: {left} for {exact}");
         }
         assert_eq!(fading.left(Tick::from_nanos(86_400 * 365 * 1_000_000_000), Tick(0)), 0.0);
     }
@@ -159,7 +159,7 @@ mod tests {
     fn a_zero_is_a_sample_all_the_same() {
         let faded = Faded::new();
         assert!(faded.is_empty());
-        faded.update(|_| Some(Sample { value: 0.0, at: Tick(0), mark: false }));
+        faded.update(|_| Some(Sample { value: 0.0, at: Tick(0) }));
         assert!(faded.get().is_some_and(|sample| sample.value < 1e-30));
     }
 }

@@ -1,4 +1,4 @@
-//! What the nodes of one pool share: the time base, the mean latency, and the way to the driver.
+//! What the nodes of one pool share: the time base, the average latency, and the way to the driver.
 
 use std::{
     sync::Arc,
@@ -7,19 +7,23 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Clock, Node, Signal, fade::Tick, rng::Seeds};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use super::{Clock, Node, Signal, Sleep, rng::Seeds};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The latency that a pool assumes before its first answer.
-const UNKNOWN_LATENCY_NANOS: f64 = 30e6;
+const UNKNOWN_LATENCY_NANOS: f32 = 30e6;
+/// Weight of one answer in the average of the pool.
+const ANSWER_WEIGHT: f32 = 0.05;
 
 /// Shared by all nodes of a pool.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     clock: Clock,
     epoch: Instant,
+    /// Where timers run, for calls that are polled outside of it.
+    runtime: Option<tokio::runtime::Handle>,
     pub(crate) seeds: Seeds,
-    pub(crate) mean: MeanLatency,
+    pub(crate) recent: RecentLatency,
     /// Set by any response head, cleared by a node whose requests begin to be abandoned: tells a
     /// node that hangs alone from a pool that does.
     answered: AtomicBool,
@@ -28,21 +32,27 @@ pub(crate) struct Fleet {
     attention: mpsc::UnboundedSender<Arc<Node>>,
 }
 
-/// The mean of the latency estimates of the nodes that have one.
+/// The average latency of the pool's latest answers, in nanoseconds: what memories fade to.
 ///
-/// Whole nanoseconds, added and taken away exactly, so that it neither drifts nor depends on the
-/// order of updates.
+/// An average over answers, and not over nodes: what a node remembers from long ago has no part in
+/// what it fades to, or it would never be forgotten.
 #[derive(Debug)]
-pub(crate) struct MeanLatency {
-    sum_nanos: AtomicU64,
-    nodes: AtomicU32,
-}
+pub(crate) struct RecentLatency(AtomicU32);
 
 // === impl Fleet ===
 
 impl Fleet {
-    /// A fleet, and where its nodes ask for the driver's attention.
+    /// A fleet without a runtime of its own, and where its nodes ask for the driver's attention.
     pub(crate) fn new(
+        clock: Clock,
+        seeds: Seeds,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Node>>) {
+        Self::on(None, clock, seeds)
+    }
+
+    /// The same with its timers on `runtime`.
+    pub(crate) fn on(
+        runtime: Option<tokio::runtime::Handle>,
         clock: Clock,
         seeds: Seeds,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Node>>) {
@@ -51,8 +61,9 @@ impl Fleet {
         let fleet = Self {
             clock,
             epoch,
+            runtime,
             seeds,
-            mean: MeanLatency::new(),
+            recent: RecentLatency::new(),
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
             attention,
@@ -70,6 +81,12 @@ impl Fleet {
         self.clock.now()
     }
 
+    /// A wait for `until`, whatever runtime the caller is polled on, if any.
+    pub(crate) fn sleep_until(&self, until: Instant) -> Sleep {
+        let _on_runtime = self.runtime.as_ref().map(tokio::runtime::Handle::enter);
+        self.clock.sleep_until(until)
+    }
+
     /// Nanoseconds from the pool's beginning to `now`; 584 years fit.
     #[inline]
     pub(crate) fn nanos(&self, now: Instant) -> u64 {
@@ -77,8 +94,8 @@ impl Fleet {
     }
 
     #[inline]
-    pub(crate) fn tick(&self, now: Instant) -> Tick {
-        Tick::from_nanos(self.nanos(now))
+    pub(crate) fn now_nanos(&self) -> u64 {
+        self.nanos(self.now())
     }
 
     /// The moment `nanos` after the pool's beginning.
@@ -116,42 +133,34 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
         .saturating_add(u64::from(duration.subsec_nanos()))
 }
 
-// === impl MeanLatency ===
+// === impl RecentLatency ===
 
-impl MeanLatency {
+impl RecentLatency {
+    const NO_ANSWER_YET: u32 = 0;
+
     fn new() -> Self {
-        Self { sum_nanos: AtomicU64::new(0), nodes: AtomicU32::new(0) }
+        Self(AtomicU32::new(Self::NO_ANSWER_YET))
     }
 
     #[inline]
-    pub(crate) fn nanos(&self) -> f64 {
-        match self.nodes.load(Ordering::Relaxed) {
-            0 => UNKNOWN_LATENCY_NANOS,
-            // A reader between the two additions of a writer may see a sum that is short or, wrapped,
-            // huge; both pass with the writer's next step. Taken signed, the second reads as zero.
-            nodes => {
-                (self.sum_nanos.load(Ordering::Relaxed) as i64).max(0) as f64 / f64::from(nodes)
-            }
+    pub(crate) fn nanos(&self) -> f32 {
+        match self.0.load(Ordering::Relaxed) {
+            Self::NO_ANSWER_YET => UNKNOWN_LATENCY_NANOS,
+            bits => f32::from_bits(bits),
         }
     }
 
-    /// The sum in nanoseconds and the nodes that have a part in it.
-    #[cfg(test)]
-    pub(crate) fn parts(&self) -> (u64, u32) {
-        (self.sum_nanos.load(Ordering::Acquire), self.nodes.load(Ordering::Acquire))
-    }
-
-    /// Moves one node's part from `before` to `after`; `None` means that it has no part.
     #[inline]
-    pub(crate) fn shift(&self, before: Option<u64>, after: Option<u64>) {
-        let difference = after.unwrap_or(0).wrapping_sub(before.unwrap_or(0));
-        if difference != 0 {
-            self.sum_nanos.fetch_add(difference, Ordering::Relaxed);
+    pub(crate) fn observe(&self, nanos: f32) {
+        let before = self.0.load(Ordering::Relaxed);
+        let average = f32::from_bits(before);
+        let mut after = average + ANSWER_WEIGHT * (nanos - average);
+        // A step too small for the last bit would leave the average beside the truth for good.
+        if before == Self::NO_ANSWER_YET || after == average {
+            after = nanos;
         }
-        match (before, after) {
-            (None, Some(_)) => drop(self.nodes.fetch_add(1, Ordering::Relaxed)),
-            (Some(_), None) => drop(self.nodes.fetch_sub(1, Ordering::Relaxed)),
-            _ => {}
-        }
+        let after = after.max(f32::MIN_POSITIVE).to_bits();
+        // One of many: an answer that another overtakes here is not missed.
+        let _ = self.0.compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed);
     }
 }

@@ -188,7 +188,7 @@ impl Lease {
             return None;
         }
         self.node.stats.end_waiting(self.state.generation());
-        let now = self.node.fleet.nanos(self.node.fleet.now());
+        let now = self.node.fleet.now_nanos();
         Some((Timing { now, nanos: self.state.nanos_until(now) }, model))
     }
 
@@ -196,7 +196,7 @@ impl Lease {
     fn timing_of_head(&self) -> Option<(Timing, LatencyModel)> {
         let model = self.state.model();
         (model != LatencyModel::None).then(|| {
-            let now = self.node.fleet.nanos(self.node.fleet.now());
+            let now = self.node.fleet.now_nanos();
             (Timing { now, nanos: self.state.time() }, model)
         })
     }

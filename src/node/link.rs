@@ -44,7 +44,8 @@ pub struct Link(Arc<Node>);
 /// takes time.
 pub trait Dial: Send + Sync + 'static {
     /// Connect, unless connected or connecting: report [`Link::connecting`], then [`Link::up`] or
-    /// [`Link::failed`].
+    /// [`Link::failed`], in any case within a connect timeout of the client's own. Requests that a
+    /// hash policy sends here wait for that.
     fn dial(&self);
 
     /// The endpoint is gone and its time to drain is over: cut what is left.
@@ -168,6 +169,12 @@ impl LinkCell {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether it has been up for so long that older failures say nothing any more.
+    fn is_proven(&self, word: u64, now: u64) -> bool {
+        matches!(word & KIND, UP | UNREPORTED)
+            && now.saturating_sub(word >> TIME_SHIFT) >= nanos(PROVEN_AFTER)
+    }
+
     fn set(&self, kind: u64, time: u64) -> u64 {
         self.word.swap(time << TIME_SHIFT | kind, Ordering::AcqRel)
     }
@@ -215,12 +222,12 @@ impl Node {
 
     /// Marks the link failed and begins its backoff.
     pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
-        let now = self.fleet.nanos(self.fleet.now());
+        let now = self.fleet.now_nanos();
         let before = self.link.word.load(Ordering::Acquire);
         if before & KIND == FAILED {
             return;
         }
-        if before & KIND == UP && now.saturating_sub(before >> TIME_SHIFT) >= nanos(PROVEN_AFTER) {
+        if self.link.is_proven(before, now) {
             self.link.failures_in_a_row.store(0, Ordering::Relaxed);
         }
         let failures = self.link.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
@@ -238,10 +245,16 @@ impl Node {
 
     /// The backoff is over: the driver may dial, or leave the node for when it is wanted.
     pub(crate) fn end_backoff(&self) {
-        if self.link.is_failed() {
-            self.link.advance(if self.link.is_managed() { IDLE } else { UNREPORTED });
-            self.fleet.signal.raise();
+        if !self.link.is_failed() {
+            return;
         }
+        if self.link.is_managed() {
+            self.link.advance(IDLE);
+        } else {
+            // It counts as up from now on; if that lasts, its next failure is a first one.
+            self.link.set(UNREPORTED | FAILING, self.fleet.now_nanos());
+        }
+        self.fleet.signal.raise();
     }
 
     /// Starts a dial, if the client manages its connection.
@@ -312,7 +325,7 @@ impl Link {
     /// The connection is there: the peer accepted it, or, where the protocol lets it speak first,
     /// has spoken.
     pub fn up(&self) {
-        let now = self.0.fleet.nanos(self.0.fleet.now());
+        let now = self.0.fleet.now_nanos();
         let before = self.0.link.word.load(Ordering::Acquire);
         if before & KIND == UP {
             return;
@@ -338,9 +351,9 @@ impl Link {
     pub fn lost(&self, cause: impl Into<BoxError>) {
         let cause = SharedError::new(cause);
         let word = self.0.link.word.load(Ordering::Acquire);
-        let now = self.0.fleet.nanos(self.0.fleet.now());
-        let lasted = now.saturating_sub(word >> TIME_SHIFT);
-        if word & KIND == UP && lasted < nanos(PROVEN_AFTER) {
+        let proven = self.0.link.is_proven(word, self.0.fleet.now_nanos());
+        if word & KIND != RESTING && !proven {
+            // Only just up, or never: dialled at once, this could go round and round.
             return self.0.fail_link(cause);
         }
         tracing::debug!(endpoint = %self.0, error = %cause, "connection lost");

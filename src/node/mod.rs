@@ -111,7 +111,7 @@ impl Node {
     /// memory of failures fades over some 5 s. At its floor while the endpoint asks to be spared.
     #[inline]
     pub fn success(&self, now: Instant) -> f64 {
-        self.stats.success(&self.fleet, now)
+        self.stats.success(self.fleet.nanos(now))
     }
 
     /// Whether [`success`](Self::success) is 1 without looking at the clock.
@@ -121,8 +121,8 @@ impl Node {
     }
 
     /// The latency to expect, up to the response head, in nanoseconds: the estimate of `model`
-    /// faded towards the mean of the nodes, or the age of the oldest request without a response
-    /// head, if that is higher. A node never heard of has the mean of the others.
+    /// faded towards the average of the pool's latest answers, or the age of the oldest request
+    /// without a response head, if that is higher. A node never heard of has that average.
     #[inline]
     pub fn latency_nanos(&self, model: LatencyModel, now: Instant) -> f64 {
         self.latency_nanos_at(model, self.fleet.nanos(now))
@@ -131,16 +131,17 @@ impl Node {
     /// The same at `now` in nanoseconds of the fleet.
     #[inline]
     pub(crate) fn latency_nanos_at(&self, model: LatencyModel, now: u64) -> f64 {
-        let estimate = self.stats.latency_nanos_at(model, &self.fleet, now);
+        let estimate = self.stats.latency_nanos(model, &self.fleet, now);
         if self.stats.in_flight() == 0 {
             return estimate;
         }
-        estimate.max(self.stats.oldest_nanos_at(now) as f64)
+        estimate.max(self.stats.oldest_nanos(now) as f64)
     }
 
     /// The same as a duration, or nothing where no response was measured yet.
     pub fn latency(&self, model: LatencyModel, now: Instant) -> Option<Duration> {
-        let known = self.stats.has_latency() || self.stats.oldest_nanos(&self.fleet, now) > 0;
+        let waits = self.stats.oldest_nanos(self.fleet.nanos(now)) > 0;
+        let known = self.stats.has_latency() || waits;
         known.then(|| Duration::from_nanos(self.latency_nanos(model, now) as u64))
     }
 
@@ -166,14 +167,12 @@ impl Node {
     /// Discovery no longer lists it. True if no request is in flight.
     pub(crate) fn retire(&self) -> bool {
         self.retired.store(true, Ordering::Release);
-        self.stats.detach(&self.fleet);
         self.stats.is_idle_for_good()
     }
 
     /// Discovery lists it again.
     pub(crate) fn revive(&self) {
         self.retired.store(false, Ordering::Release);
-        self.stats.attach();
         self.forget_failures();
     }
 

@@ -1,15 +1,13 @@
 //! What a node remembers of its requests: counters, latency, failures. Lock-free, and exact where
 //! it counts.
 
-use std::time::Instant;
-
 use super::{
     Outcome, Verdict,
     fade::{Faded, Fading, Sample, Tick},
     fleet::{Fleet, nanos},
     oldest::{Generation, Oldest},
 };
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What is measured of latency, and so whether a request pays for reading the clock.
 ///
@@ -20,11 +18,11 @@ pub enum LatencyModel {
     /// Nothing: no clock is read on the way of a request.
     #[default]
     None,
-    /// A moving average over successful responses, weight 0.1 a sample, which fades towards the
-    /// mean of the nodes within some 5 s.
+    /// A moving average over successful responses, weight 0.1 a sample, which fades towards that of
+    /// the whole pool within some 5 s.
     Average,
     /// Rises to a peak at once and sinks over 10 s (peak EWMA, from Finagle). A failure counts as
-    /// ten times the mean of the nodes, at most 5 s.
+    /// ten times the average of the whole pool, at most 5 s.
     Peak,
 }
 
@@ -37,8 +35,8 @@ const SUCCESS_FLOOR: f64 = 1e-3;
 const AVERAGE_FADES: Fading = Fading::over_seconds(5.0);
 const PEAK_FADES: Fading = Fading::over_seconds(10.0);
 const FAILURE_FADES: Fading = Fading::over_seconds(5.0);
-const PENALTY_MEANS: f64 = 10.0;
-const PENALTY_LIMIT_NANOS: f64 = 5e9;
+const PENALTY_AVERAGES: f32 = 10.0;
+const PENALTY_LIMIT_NANOS: f32 = 5e9;
 const SPARE_LIMIT_NANOS: u64 = 60_000_000_000;
 /// Requests abandoned in a row, without a byte, that count as one failure while others answer.
 const ABANDONED_IN_A_ROW: u32 = 5;
@@ -50,12 +48,10 @@ pub(crate) struct Stats {
     abandoned_in_a_row: AtomicU32,
     /// The share of failures, 0 to 1.
     failures: Faded,
-    /// Nanoseconds. Marked while it is part of the pool's mean.
+    /// Nanoseconds.
     latency: Faded,
     /// Until when, in nanoseconds of the fleet, the endpoint asked to be spared.
     spared_until: AtomicU64,
-    /// Discovery no longer lists the node: its latency is no part of the mean.
-    detached: AtomicBool,
     oldest: Oldest,
 }
 
@@ -69,7 +65,6 @@ impl Stats {
             failures: Faded::new(),
             latency: Faded::new(),
             spared_until: AtomicU64::new(0),
-            detached: AtomicBool::new(false),
             oldest: Oldest::new(),
         }
     }
@@ -134,15 +129,14 @@ impl Stats {
 
     /// The share of requests that succeed, from 0.001 to 1; 1 if nothing is known.
     #[inline]
-    pub(crate) fn success(&self, fleet: &Fleet, now: Instant) -> f64 {
+    pub(crate) fn success(&self, now: u64) -> f64 {
         if self.is_blameless() {
             return 1.0;
         }
-        let nanos = fleet.nanos(now);
-        if nanos < self.spared_until.load(Ordering::Relaxed) {
+        if now < self.spared_until.load(Ordering::Relaxed) {
             return SUCCESS_FLOOR;
         }
-        let tick = Tick::from_nanos(nanos);
+        let tick = Tick::from_nanos(now);
         let failures = self
             .failures
             .get()
@@ -150,16 +144,14 @@ impl Stats {
         (1.0 - failures).max(SUCCESS_FLOOR)
     }
 
-    /// The latency to expect in nanoseconds: what `model` remembers, faded towards the pool's mean;
-    /// at `now` in nanoseconds of the fleet.
+    /// The latency to expect in nanoseconds: what `model` remembers, faded towards the average of
+    /// the pool.
     #[inline]
-    pub(crate) fn latency_nanos_at(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f64 {
+    pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f64 {
         let Some(sample) = self.latency.get() else {
-            return fleet.mean.nanos();
+            return f64::from(fleet.recent.nanos());
         };
-        let left = f64::from(model.fading().left(Tick::from_nanos(now), sample.at));
-        let memory = f64::from(sample.value);
-        if left == 1.0 { memory } else { memory * left + fleet.mean.nanos() * (1.0 - left) }
+        f64::from(faded(sample, model, fleet, Tick::from_nanos(now)))
     }
 
     #[inline]
@@ -169,13 +161,7 @@ impl Stats {
 
     /// The age in nanoseconds of the oldest request without a response head.
     #[inline]
-    pub(crate) fn oldest_nanos(&self, fleet: &Fleet, now: Instant) -> u64 {
-        self.oldest_nanos_at(fleet.nanos(now))
-    }
-
-    /// The same at `now` in nanoseconds of the fleet.
-    #[inline]
-    pub(crate) fn oldest_nanos_at(&self, now: u64) -> u64 {
+    pub(crate) fn oldest_nanos(&self, now: u64) -> u64 {
         self.oldest.age(now)
     }
 
@@ -206,11 +192,8 @@ impl Stats {
                 }
             }
             Outcome::Failure | Outcome::Overloaded => {
-                let now = match timing {
-                    None => fleet.now(),
-                    Some((timing, _)) => fleet.instant(timing.now),
-                };
-                self.fail(fleet, now, verdict);
+                let now = timing.map_or_else(|| fleet.now_nanos(), |(timing, _)| timing.now);
+                self.fail(now, verdict);
                 if let Some((_, LatencyModel::Peak)) = timing {
                     self.penalise(fleet, now);
                 }
@@ -237,7 +220,7 @@ impl Stats {
             ABANDONED_IN_A_ROW => {
                 self.abandoned_in_a_row.store(0, Ordering::Relaxed);
                 if fleet.has_answered() {
-                    self.fail(fleet, fleet.now(), Outcome::Failure.into());
+                    self.fail(fleet.now_nanos(), Outcome::Failure.into());
                 }
             }
             _ => {}
@@ -253,7 +236,7 @@ impl Stats {
 
     #[cold]
     fn forgive(&self, fleet: &Fleet, now: Option<u64>) {
-        let nanos_now = now.unwrap_or_else(|| fleet.nanos(fleet.now()));
+        let nanos_now = now.unwrap_or_else(|| fleet.now_nanos());
         let spared_until = self.spared_until.load(Ordering::Relaxed);
         if nanos_now >= spared_until {
             // Over: from now on it costs no clock read. A hint that comes meanwhile stands.
@@ -268,27 +251,26 @@ impl Stats {
         self.failures.update(|before| {
             let sample = before?;
             let value = sample.value * FAILURE_FADES.left(tick, sample.at) * (1.0 - SAMPLE_WEIGHT);
-            (value >= FORGOTTEN).then_some(Sample { value, at: tick, mark: false })
+            (value >= FORGOTTEN).then_some(Sample { value, at: tick })
         });
     }
 
     #[cold]
-    fn fail(&self, fleet: &Fleet, now: Instant, verdict: Verdict) {
-        let nanos_now = fleet.nanos(now);
-        let tick = Tick::from_nanos(nanos_now);
+    fn fail(&self, now: u64, verdict: Verdict) {
+        let tick = Tick::from_nanos(now);
         self.failures.update(|before| {
             let memory =
                 before.map_or(0.0, |sample| sample.value * FAILURE_FADES.left(tick, sample.at));
-            Some(Sample { value: memory + SAMPLE_WEIGHT * (1.0 - memory), at: tick, mark: false })
+            Some(Sample { value: memory + SAMPLE_WEIGHT * (1.0 - memory), at: tick })
         });
         if let Some(spare_for) = verdict.spare_for {
-            let until = nanos_now.saturating_add(nanos(spare_for).min(SPARE_LIMIT_NANOS));
+            let until = now.saturating_add(nanos(spare_for).min(SPARE_LIMIT_NANOS));
             self.spared_until.fetch_max(until, Ordering::Relaxed);
         }
     }
 
     fn sample_if_higher(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        if timing.nanos as f64 > self.latency_nanos_at(model, fleet, timing.now) {
+        if timing.nanos as f64 > self.latency_nanos(model, fleet, timing.now) {
             self.sample(fleet, model, timing.now, timing.nanos as f32);
         }
     }
@@ -296,80 +278,46 @@ impl Stats {
     #[inline]
     fn sample(&self, fleet: &Fleet, model: LatencyModel, now: u64, nanos: f32) {
         let tick = Tick::from_nanos(now);
-        self.move_latency(fleet, true, |before| {
-            let Some(sample) = before else {
-                return Sample { value: nanos, at: tick, mark: true };
-            };
-            let left = model.fading().left(tick, sample.at);
-            // The mean is on a line that all threads write: read where it counts only.
-            let mean = if left == 1.0 { 0.0 } else { fleet.mean.nanos() as f32 };
-            let projected = sample.value * left + mean * (1.0 - left);
+        self.latency.update(|before| {
+            let Some(sample) = before else { return Some(Sample { value: nanos, at: tick }) };
+            let projected = faded(sample, model, fleet, tick);
             let value = match model {
                 LatencyModel::Peak if nanos > projected => nanos,
-                LatencyModel::Peak => sample.value * left + nanos * (1.0 - left),
+                LatencyModel::Peak => {
+                    let left = PEAK_FADES.left(tick, sample.at);
+                    sample.value * left + nanos * (1.0 - left)
+                }
                 LatencyModel::Average | LatencyModel::None => {
                     projected + SAMPLE_WEIGHT * (nanos - projected)
                 }
             };
-            Sample { value, at: tick, mark: true }
+            Some(Sample { value, at: tick })
         });
+        fleet.recent.observe(nanos);
     }
 
-    /// A failure under [`LatencyModel::Peak`]: no measurement, so no part of the mean.
+    /// A failure under [`LatencyModel::Peak`]: a peak, and no measurement.
     #[cold]
-    fn penalise(&self, fleet: &Fleet, now: Instant) {
-        let tick = fleet.tick(now);
-        let mean = fleet.mean.nanos();
-        let penalty = (PENALTY_MEANS * mean).min(PENALTY_LIMIT_NANOS) as f32;
-        self.move_latency(fleet, false, |before| {
-            let left = before.map_or(0.0, |sample| PEAK_FADES.left(tick, sample.at));
+    fn penalise(&self, fleet: &Fleet, now: u64) {
+        let tick = Tick::from_nanos(now);
+        let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
+        self.latency.update(|before| {
             let memory =
-                before.map_or(0.0, |sample| sample.value * left) + mean as f32 * (1.0 - left);
-            Sample { value: memory.max(penalty), at: tick, mark: false }
+                before.map_or(0.0, |sample| faded(sample, LatencyModel::Peak, fleet, tick));
+            Some(Sample { value: memory.max(penalty), at: tick })
         });
-    }
-
-    #[inline]
-    fn move_latency(
-        &self,
-        fleet: &Fleet,
-        measured: bool,
-        mut next: impl FnMut(Option<Sample>) -> Sample,
-    ) {
-        let (before, after) = self.latency.update(|before| {
-            let mut sample = next(before);
-            sample.mark = measured && !self.detached.load(Ordering::Relaxed);
-            Some(sample)
-        });
-        fleet.mean.shift(part(before), part(after));
-        // The exchange above read what `detach` wrote, if it came first; then this sees its flag.
-        if self.detached.load(Ordering::Relaxed) {
-            self.unmark(fleet);
-        }
-    }
-
-    /// Takes the node's latency out of the pool's mean, for as long as it is not listed.
-    pub(crate) fn detach(&self, fleet: &Fleet) {
-        self.detached.store(true, Ordering::Release);
-        self.unmark(fleet);
-    }
-
-    /// The node is listed again.
-    pub(crate) fn attach(&self) {
-        self.detached.store(false, Ordering::Release);
-    }
-
-    fn unmark(&self, fleet: &Fleet) {
-        let (before, after) =
-            self.latency.update(|before| before.map(|s| Sample { mark: false, ..s }));
-        fleet.mean.shift(part(before), part(after));
     }
 }
 
-/// What a node adds to the pool's sum of latencies.
+/// What is left of a latency at `now`; the rest is the average of the pool.
 #[inline]
-fn part(sample: Option<Sample>) -> Option<u64> {
-    sample.filter(|sample| sample.mark).map(|sample| sample.value as u64)
+fn faded(sample: Sample, model: LatencyModel, fleet: &Fleet, now: Tick) -> f32 {
+    let left = model.fading().left(now, sample.at);
+    if left == 1.0 {
+        // The average is on a line that all threads write: read where it counts only.
+        return sample.value;
+    }
+    sample.value * left + fleet.recent.nanos() * (1.0 - left)
 }
 
 /// When a request ended, in nanoseconds of the fleet, and how long it had taken.
@@ -393,54 +341,3 @@ impl LatencyModel {
 
 #[cfg(all(test, not(evenkeel_loom)))]
 mod tests;
-
-#[cfg(all(test, evenkeel_loom))]
-mod models {
-    use super::*;
-    use crate::node::{Clock, Seeds};
-    use loom::thread;
-    use std::sync::Arc;
-
-    fn success(stats: &Stats, fleet: &Fleet, nanos: u64) {
-        let timing = Timing { now: fleet.instant(0), nanos };
-        stats.learn(fleet, Outcome::Success.into(), Some((timing, LatencyModel::Average)));
-    }
-
-    /// A node that is no longer listed has no part in the mean, whenever its last answers come.
-    #[test]
-    fn a_detached_node_leaves_nothing_in_the_mean() {
-        loom::model(|| {
-            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::Thread);
-            let stats = Arc::new(Stats::new());
-            let request = {
-                let (stats, fleet) = (stats.clone(), fleet.clone());
-                thread::spawn(move || success(&stats, &fleet, 7_000))
-            };
-            stats.detach(&fleet);
-            request.join().unwrap();
-            assert_eq!(fleet.mean.parts(), (0, 0));
-            stats.attach();
-            success(&stats, &fleet, 7_000);
-            assert_eq!(fleet.mean.parts().1, 1);
-        });
-    }
-
-    /// Two answers at once are one node, and what is added is taken away again.
-    #[test]
-    fn answers_at_once_count_the_node_once() {
-        loom::model(|| {
-            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::Thread);
-            let stats = Arc::new(Stats::new());
-            let request = {
-                let (stats, fleet) = (stats.clone(), fleet.clone());
-                thread::spawn(move || success(&stats, &fleet, 7_000))
-            };
-            success(&stats, &fleet, 9_000);
-            request.join().unwrap();
-            let part = part(stats.latency.get()).unwrap();
-            assert_eq!(fleet.mean.parts(), (part, 1));
-            stats.detach(&fleet);
-            assert_eq!(fleet.mean.parts(), (0, 0));
-        });
-    }
-}

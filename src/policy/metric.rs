@@ -13,11 +13,12 @@ pub enum LoadMetric {
     /// fails.
     InFlight,
     /// Peak EWMA (from Finagle) times the requests in flight, and this one. Quick to fear a slow
-    /// answer, slow to forget it. A node never heard of counts as the mean of the others.
+    /// answer, slow to forget it. A node never heard of counts as the pool's latest
+    /// answers do on average.
     PeakEwma,
     /// The expected cost: average latency, or the age of the oldest request without an answer if
-    /// that is more, times the requests in flight, and this one. Memories fade to the mean of the
-    /// nodes, so that neither an old good time attracts a flood nor an old bad one starves. The
+    /// that is more, times the requests in flight, and this one. Memories fade to the average
+    /// of the pool's latest answers, so that neither an old good time attracts a flood nor an old bad one starves. The
     /// default.
     #[default]
     Cost,

@@ -89,6 +89,30 @@ fn t7_an_idle_node_attracts_no_flood() {
     }
 }
 
+/// A node that was slow and is no longer has its share again, also where there is so little traffic
+/// that no queue elsewhere ever drives a request there: what it remembers is old by then, and what it
+/// is compared with is what the pool answers now. Its due is one in `nodes`; the bound of half of it
+/// leaves room for what the first new samples still make of it.
+#[test]
+fn t7_an_old_bad_memory_does_not_starve() {
+    for policy in by_latency() {
+        for nodes in [2, 3, 10] {
+            for seed in SEEDS {
+                let mut world = World::new(policy, nodes, seed);
+                let serve = |node, now| match node {
+                    0 if now < secs(5) => Reply::success(300),
+                    _ => Reply::success(10),
+                };
+                // Peak EWMA remembers for twice as long.
+                world.run(secs(60), 1, serve);
+                world.run(secs(120), 1, serve);
+                let share = world.share_since(0, secs(60)) * nodes as f64;
+                assert!(share >= 0.5, "{policy:?}, {nodes} nodes, seed {seed}: {share:.3}");
+            }
+        }
+    }
+}
+
 /// Reading a load changes nothing, whenever it is read.
 #[test]
 fn t7_reading_a_load_changes_nothing() {

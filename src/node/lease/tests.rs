@@ -2,7 +2,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ proptest! {
         let mut expected = 0;
         let mut held = Vec::new();
         for (timed, steps) in leases {
-            let timed = timed.then(|| (node.fleet.now(), LatencyModel::Average));
+            let timed = timed.then(|| (node.fleet.now_nanos(), LatencyModel::Average));
             let mut lease = Lease::acquire(&node, capped.then_some(20), timed).unwrap();
             expected += 1;
             for &step in &steps {
@@ -97,7 +97,7 @@ proptest! {
         }
         drop(held);
         prop_assert_eq!(node.in_flight(), 0);
-        prop_assert_eq!(node.stats.oldest_nanos(&node.fleet, node.fleet.now()), 0);
+        prop_assert_eq!(node.stats.oldest_nanos(node.fleet.now_nanos()), 0);
         let success = node.success(node.fleet.now());
         prop_assert!((0.001..=1.0).contains(&success));
     }
@@ -108,7 +108,7 @@ proptest! {
 fn what_goes_elsewhere_teaches_nothing() {
     let node = node();
     for _ in 0..20 {
-        let now = node.fleet.now();
+        let now = node.fleet.now_nanos();
         Lease::acquire(&node, None, Some((now, LatencyModel::Peak))).unwrap().cancel();
     }
     assert!(node.is_blameless() && !node.stats.has_latency());
@@ -132,7 +132,8 @@ fn a_stream_that_breaks_off_is_a_failure_after_a_good_head() {
 fn t11_a_latency_is_never_negative() {
     let node = node();
     let later = node.fleet.now() + Duration::from_secs(3_600);
-    let mut lease = Lease::acquire(&node, None, Some((later, LatencyModel::Average))).unwrap();
+    let timed = Some((node.fleet.nanos(later), LatencyModel::Average));
+    let mut lease = Lease::acquire(&node, None, timed).unwrap();
     lease.finish(Outcome::Success.into());
     assert!(node.latency_nanos(LatencyModel::Average, later) < 1.0);
 }
