@@ -93,7 +93,7 @@ impl Effort {
         if has("--test") || !has("--bench") {
             Self { rounds: 1, round: Duration::ZERO }
         } else {
-            Self { rounds: 101, round: Duration::from_micros(1_000) }
+            Self { rounds: 301, round: Duration::from_micros(1_000) }
         }
     }
 
@@ -206,7 +206,7 @@ fn turn(calls: &mut Calls<'_>, slices: u64, slice_calls: u64, stop: &AtomicBool)
     let mut took = Vec::with_capacity(slices as usize);
     let begin = now();
     let mut last = begin;
-    while (took.len() as u64) < slices && !(stop.load(Ordering::Relaxed) && !took.is_empty()) {
+    while took.is_empty() || ((took.len() as u64) < slices && !stop.load(Ordering::Relaxed)) {
         calls(slice_calls);
         let now = now();
         took.push(now.saturating_duration_since(last));
