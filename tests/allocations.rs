@@ -1,5 +1,7 @@
 //! The way of a request allocates nothing of its own (rule 13 of the design).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may")]
+
 use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
