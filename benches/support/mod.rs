@@ -104,10 +104,10 @@ impl Effort {
     pub(crate) fn run(self, contenders: &[Contender<'_>], threads: usize) -> Group {
         let slice_calls: Vec<u64> =
             contenders.iter().map(|contender| self.calibrate(contender, threads)).collect();
-        let mut rounds = Vec::new();
+        let mut rounds: Vec<Vec<Option<f64>>> = Vec::new();
         for _ in 0..PASSES {
             rounds.extend(self.pass(contenders, threads, &slice_calls));
-            let kept = |at| rounds.iter().filter(|round: &&Vec<Option<f64>>| round[at].is_some());
+            let kept = |at: usize| rounds.iter().filter(move |round: &&Vec<_>| round[at].is_some());
             if (0..contenders.len()).all(|at| kept(at).count() * 3 >= self.rounds) {
                 break;
             }
