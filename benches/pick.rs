@@ -52,8 +52,8 @@ fn main() {
 }
 
 fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
-    let view = FloorView::new(nodes);
-    let view = &view;
+    let views = [(); 5].map(|()| FloorView::new(nodes));
+    let [p2c_view, timed_view, turns_view, random_view, keyed_view] = &views;
     let beds = [
         bed(P2c::by(LoadMetric::InFlight), nodes),
         bed(LeastRequest::new(), nodes),
@@ -65,21 +65,21 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
     ];
     let [in_flight, least_request, peak_ewma, cost, round_robin, random_bed, rendezvous] = &beds;
     let contenders = [
-        Contender::new("P2C floor", &[], || floor(view, FloorView::less_loaded)),
+        Contender::new("P2C floor", &[], || floor(p2c_view, FloorView::less_loaded)),
         Contender::new("P2C by InFlight", &["P2C floor"], || evenkeel(in_flight)),
         Contender::new("LeastRequest", &["P2C floor"], || evenkeel(least_request)),
         Contender::new("P2C floor with two clock reads", &[], || {
-            timed_floor(view, FloorView::less_loaded)
+            timed_floor(timed_view, FloorView::less_loaded)
         }),
         Contender::new("P2C by PeakEwma", &["P2C floor with two clock reads"], || {
             evenkeel(peak_ewma)
         }),
         Contender::new("P2C by Cost", &["P2C floor with two clock reads"], || evenkeel(cost)),
-        Contender::new("round robin floor", &[], || floor(view, FloorView::next)),
+        Contender::new("round robin floor", &[], || floor(turns_view, FloorView::next)),
         Contender::new("RoundRobin", &["round robin floor", "P2C floor"], || evenkeel(round_robin)),
-        Contender::new("random floor", &[], || floor(view, FloorView::any)),
+        Contender::new("random floor", &[], || floor(random_view, FloorView::any)),
         Contender::new("Random", &["random floor", "P2C floor"], || evenkeel(random_bed)),
-        Contender::new("rendezvous floor", &[], || floor(view, FloorView::highest)),
+        Contender::new("rendezvous floor", &[], || floor(keyed_view, FloorView::highest)),
         Contender::new("Rendezvous", &["rendezvous floor"], || evenkeel_by_key(rendezvous)),
     ];
     effort.run(&contenders, threads)

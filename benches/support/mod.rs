@@ -68,6 +68,8 @@ struct Gate {
 const SLICES: u64 = 64;
 /// A slice this many times longer than the median one was interrupted.
 const INTERRUPTED: u32 = 8;
+/// How often the rounds are repeated until enough turns count.
+const PASSES: usize = 4;
 /// The share of a turn that must be spent together, on the cores.
 const TOGETHER: f64 = 0.85;
 
@@ -93,14 +95,33 @@ impl Effort {
         if has("--test") || !has("--bench") {
             Self { rounds: 1, round: Duration::ZERO }
         } else {
-            Self { rounds: 101, round: Duration::from_micros(1_000) }
+            Self { rounds: 201, round: Duration::from_micros(1_000) }
         }
     }
 
-    /// Runs `contenders` in turns on `threads` threads at once, one or two.
+    /// Runs `contenders` in turns on `threads` threads at once, one or two; for longer, up to a
+    /// limit, where other work on the machine spoils most turns.
     pub(crate) fn run(self, contenders: &[Contender<'_>], threads: usize) -> Group {
         let slice_calls: Vec<u64> =
             contenders.iter().map(|contender| self.calibrate(contender, threads)).collect();
+        let mut rounds: Vec<Vec<Option<f64>>> = Vec::new();
+        for _ in 0..PASSES {
+            rounds.extend(self.pass(contenders, threads, &slice_calls));
+            let kept = |at: usize| rounds.iter().filter(move |round: &&Vec<_>| round[at].is_some());
+            if (0..contenders.len()).all(|at| kept(at).count() * 3 >= self.rounds) {
+                break;
+            }
+        }
+        judge(contenders, &rounds)
+    }
+
+    /// For each round, the time of a call of each contender, or nothing where it does not count.
+    fn pass(
+        self,
+        contenders: &[Contender<'_>],
+        threads: usize,
+        slice_calls: &[u64],
+    ) -> Vec<Vec<Option<f64>>> {
         let gate = Gate { came: AtomicUsize::new(0), threads };
         let stop: Vec<AtomicBool> =
             (0..self.rounds * contenders.len()).map(|_| AtomicBool::new(false)).collect();
@@ -124,7 +145,15 @@ impl Effort {
             work();
         });
         let all_turns = all_turns.into_inner().expect("no thread panicked");
-        self.judge(contenders, &all_turns)
+        let nanos = |at: usize| {
+            let turns: Vec<&Turn> = all_turns.iter().map(|turns| &turns[at]).collect();
+            let sum: f64 = turns.iter().map(|turn| turn.nanos()).sum();
+            together(&turns).then_some(sum / turns.len() as f64)
+        };
+        let each = contenders.len();
+        (0..self.rounds)
+            .map(|round| (0..each).map(|index| nanos(round * each + index)).collect())
+            .collect()
     }
 
     /// Calls in a slice, so that a turn lasts as long as it shall.
@@ -143,36 +172,25 @@ impl Effort {
             count *= 2;
         }
     }
+}
 
-    fn judge(self, contenders: &[Contender<'_>], all_turns: &[Vec<Turn>]) -> Group {
-        // For each round and contender the time of a call, or nothing if it does not count.
-        let nanos: Vec<Option<f64>> = (0..all_turns[0].len())
-            .map(|at| {
-                let turns: Vec<&Turn> = all_turns.iter().map(|turns| &turns[at]).collect();
-                let sum: f64 = turns.iter().map(|turn| turn.nanos()).sum();
-                together(&turns).then_some(sum / turns.len() as f64)
-            })
-            .collect();
-        let kept = nanos.iter().flatten().count();
-        let of = |round: usize, index: usize| nanos[round * contenders.len() + index];
-        let position = |name| {
-            contenders.iter().position(|c| c.name == name).expect("compared within the group")
-        };
-        let figures = contenders.iter().enumerate().map(|(index, contender)| Figure {
-            name: contender.name,
-            nanos: median((0..self.rounds).filter_map(|round| of(round, index))),
-            ratios: contender
-                .against
-                .iter()
-                .map(|&other| {
-                    let other_index = position(other);
-                    let ratio = |round| Some(of(round, index)? / of(round, other_index)?);
-                    (other, median((0..self.rounds).filter_map(ratio)))
-                })
-                .collect(),
+fn judge(contenders: &[Contender<'_>], rounds: &[Vec<Option<f64>>]) -> Group {
+    let position =
+        |name| contenders.iter().position(|c| c.name == name).expect("compared within the group");
+    let figures = contenders.iter().enumerate().map(|(index, contender)| {
+        let against = contender.against.iter().map(|&other| {
+            let other_index = position(other);
+            let ratio = |round: &Vec<Option<f64>>| Some(round[index]? / round[other_index]?);
+            (other, median(rounds.iter().filter_map(ratio)))
         });
-        Group { figures: figures.collect(), kept: (kept, nanos.len()) }
-    }
+        Figure {
+            name: contender.name,
+            nanos: median(rounds.iter().filter_map(|round| round[index])),
+            ratios: against.collect(),
+        }
+    });
+    let kept = rounds.iter().flatten().flatten().count();
+    Group { figures: figures.collect(), kept: (kept, rounds.len() * contenders.len()) }
 }
 
 impl Turn {
@@ -206,7 +224,7 @@ fn turn(calls: &mut Calls<'_>, slices: u64, slice_calls: u64, stop: &AtomicBool)
     let mut took = Vec::with_capacity(slices as usize);
     let begin = now();
     let mut last = begin;
-    while (took.len() as u64) < slices && !(stop.load(Ordering::Relaxed) && !took.is_empty()) {
+    while took.is_empty() || ((took.len() as u64) < slices && !stop.load(Ordering::Relaxed)) {
         calls(slice_calls);
         let now = now();
         took.push(now.saturating_duration_since(last));

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// Held by every handle and every call that may have to pick again; the driver holds it weakly, and
-/// ends when it goes.
+/// ends when it goes. Not on the cache line of its reference count, which each call changes.
+#[repr(align(64))]
 pub(crate) struct Shared<S, K> {
     pub(crate) snapshot: ArcSwap<Snapshot<S, K>>,
     pub(crate) discovery: ArcSwap<DiscoveryView>,

@@ -1,0 +1,126 @@
+//! The way of a request allocates nothing of its own (rule 13 of the design).
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may")]
+
+use std::{
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use allocation_counter::measure;
+use evenkeel::{
+    AtResponse, Balance, Endpoint,
+    discovery::StaticList,
+    node::{Head, Outcome},
+    policy::{
+        IntoPolicy, LeastRequest, LoadMetric, P2c, Random, Rendezvous, RequestKey, RoundRobin,
+        hash_bytes,
+    },
+    pool::TestBed,
+};
+use tower::Service;
+
+/// Neither its clone nor its call allocates.
+#[derive(Clone, Debug)]
+struct Trivial;
+
+impl Service<u64> for Trivial {
+    type Response = u64;
+    type Error = Infallible;
+    type Future = Ready<Result<u64, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Self::Future {
+        ready(Ok(request + 1))
+    }
+}
+
+fn endpoints() -> impl Iterator<Item = Endpoint> {
+    (1..=20).map(|last| Endpoint::new(([10, 0, 0, last], 80)))
+}
+
+async fn balance<P: IntoPolicy>(policy: P) -> Balance<Trivial, P::Key, AtResponse> {
+    let balance = Balance::builder(StaticList::new(endpoints()).unwrap())
+        .policy(policy)
+        .complete_at_response()
+        .make(|_: &Endpoint| Trivial)
+        .unwrap();
+    balance.ready().await.unwrap();
+    balance
+}
+
+fn call<K: RequestKey<u64>>(balance: &mut Balance<Trivial, K, AtResponse>, request: u64) {
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(balance.poll_ready(&mut cx).is_ready());
+    let future = pin!(balance.call(request));
+    let Poll::Ready(Ok(answer)) = future.poll(&mut cx) else { panic!("it answers at once") };
+    assert_eq!(answer, request + 1);
+}
+
+/// Allocations of what runs once before, so that a thread has all it keeps for itself.
+fn allocations(mut run: impl FnMut()) -> u64 {
+    run();
+    measure(run).count_total
+}
+
+async fn assert_call_allocates_nothing<P: IntoPolicy>(policy: P)
+where
+    P::Key: RequestKey<u64>,
+{
+    let mut balance = balance(policy).await;
+    let calls = || (0..1_000).for_each(|request| call(&mut balance, request));
+    assert_eq!(allocations(calls), 0);
+}
+
+#[tokio::test]
+async fn a_call_allocates_nothing() {
+    assert_call_allocates_nothing(RoundRobin::new()).await;
+    assert_call_allocates_nothing(P2c::by(LoadMetric::InFlight)).await;
+    assert_call_allocates_nothing(P2c::by(LoadMetric::PeakEwma)).await;
+    assert_call_allocates_nothing(P2c::by(LoadMetric::Cost)).await;
+    assert_call_allocates_nothing(Random).await;
+    let by_request = |request: &u64| Some(hash_bytes(&request.to_le_bytes()));
+    assert_call_allocates_nothing(Rendezvous::by(by_request)).await;
+}
+
+#[tokio::test]
+async fn a_clone_of_a_balancer_allocates_nothing() {
+    let balance = balance(P2c::default()).await;
+    assert_eq!(allocations(|| drop(balance.clone())), 0);
+}
+
+fn assert_pick_allocates_nothing(policy: impl IntoPolicy) {
+    let bed = TestBed::new(policy, endpoints()).unwrap();
+    let picks = || {
+        for key in 0..1_000 {
+            let mut lease = bed.pick(Some(key)).unwrap();
+            lease.respond(Head::Decided(Outcome::Success.into()));
+        }
+        // And so with requests that end otherwise.
+        let (mut failed, abandoned) = (bed.pick(None).unwrap(), bed.pick(None).unwrap());
+        failed.fail(Outcome::Failure.into());
+        drop((failed, abandoned));
+    };
+    assert_eq!(allocations(picks), 0);
+}
+
+#[test]
+fn a_pick_and_its_lease_allocate_nothing() {
+    assert_pick_allocates_nothing(RoundRobin::new());
+    assert_pick_allocates_nothing(P2c::by(LoadMetric::InFlight));
+    assert_pick_allocates_nothing(P2c::by(LoadMetric::PeakEwma));
+    assert_pick_allocates_nothing(P2c::by(LoadMetric::Cost));
+    assert_pick_allocates_nothing(LeastRequest::new().choices(5));
+    assert_pick_allocates_nothing(Random);
+    assert_pick_allocates_nothing(Rendezvous);
+}
+
+#[test]
+fn what_counts_allocations_sees_them() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
