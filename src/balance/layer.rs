@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{body::AtBodyEnd, builder::Checked, service::Balance};
+use super::{body::AtBodyEnd, plan::Checked, service::Balance};
 use crate::{
     discovery::Discover,
     endpoint::{Address, Endpoint},

@@ -4,6 +4,7 @@ mod body;
 mod builder;
 mod future;
 mod layer;
+mod plan;
 mod service;
 mod wait;
 
