@@ -81,6 +81,18 @@ impl RendezvousPicker {
         // Two nodes of one hash bid the same; the later in the list loses, wherever it matters.
         match &self.weights {
             None => {
+                // Nearly always the highest of all may bid: found without a branch that depends on
+                // the bids, which the processor could not foresee.
+                let (mut best, mut highest) = (0, 0);
+                for (index, &hash) in self.hashes.iter().enumerate() {
+                    let bid = mix(key ^ hash);
+                    let higher = bid > highest;
+                    best = if higher { index } else { best };
+                    highest = if higher { bid } else { highest };
+                }
+                if may_bid(best) {
+                    return Some(best);
+                }
                 let mut best: Option<(u64, usize)> = None;
                 for (index, &hash) in self.hashes.iter().enumerate() {
                     let bid = mix(key ^ hash);
