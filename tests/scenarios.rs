@@ -20,7 +20,7 @@ mod world;
 
 use evenkeel::policy::{LeastLoad, LoadMetric};
 
-const SEEDS: std::ops::Range<u64> = 0..3;
+const SEEDS: std::ops::Range<u64> = 0..2;
 
 /// The policies that look at load. `P2c` and `LeastRequest` are names for these.
 fn by_load() -> [LeastLoad; 5] {
