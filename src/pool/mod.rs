@@ -1,8 +1,8 @@
 //! From what discovery says to what requests see: nodes, tiers, one snapshot.
 //!
-//! One [driver](driver) task per balancer compares each set with the last one by identity and value, keeps the
-//! nodes of endpoints that stay, groups them into tiers, has the policy build a picker for each,
-//! and publishes the whole as one immutable snapshot. It dials, re-dials and drains besides.
+//! One task per balancer, its driver, compares each set with the last one by identity and value,
+//! keeps the nodes of endpoints that stay, groups them into tiers, has the policy build a picker for
+//! each, and publishes the whole as one immutable snapshot. It dials, re-dials and drains besides.
 
 pub(crate) mod build;
 pub(crate) mod dials;
