@@ -1,7 +1,7 @@
 //! Estimates that fade as they age: a value and the time of its last sample in one atomic word.
 //!
 //! Reading projects the value to now without writing it back, so that looking at a load never
-//! changes it; writing is one compare-and-exchange.
+//! changes it.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,22 +98,27 @@ impl Faded {
         self.0.load(Ordering::Relaxed) == Self::EMPTY
     }
 
-    /// Replaces the sample by what `next` makes of it (`None` empties it), and returns both sides of
-    /// the change. Under contention `next` runs again.
-    #[inline]
-    pub(crate) fn update(
-        &self,
-        mut next: impl FnMut(Option<Sample>) -> Option<Sample>,
-    ) -> (Option<Sample>, Option<Sample>) {
+    /// Replaces the sample by what `next` makes of it; `None` empties it. Under contention `next`
+    /// runs again.
+    pub(crate) fn update(&self, mut next: impl FnMut(Option<Sample>) -> Option<Sample>) {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let before = Self::unpack(word);
-            let after = next(before);
-            let packed = after.map_or(Self::EMPTY, Self::pack);
-            match self.0.compare_exchange_weak(word, packed, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return (before, after),
+            let packed = next(Self::unpack(word)).map_or(Self::EMPTY, Self::pack);
+            match self.0.compare_exchange_weak(word, packed, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
                 Err(now) => word = now,
             }
+        }
+    }
+
+    /// The same for one sample of many, which is not missed when another thread overtakes it here:
+    /// a load and a store, where an exchange would cost each request as much as a counter does.
+    #[inline]
+    pub(crate) fn nudge(&self, next: impl FnOnce(Option<Sample>) -> Sample) {
+        let word = self.0.load(Ordering::Relaxed);
+        let packed = Self::pack(next(Self::unpack(word)));
+        if packed != word {
+            self.0.store(packed, Ordering::Relaxed);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{LatencyModel, Node, Verdict, oldest::Generation, stats::Timing};
+use super::{LatencyModel, Node, Outcome, Verdict, oldest::Generation, stats::Timing};
 use crate::endpoint::Endpoint;
 
 /// Counts a request on its node until it is dropped. Dropped before
@@ -76,6 +76,26 @@ impl Lease {
     /// The response head came. The latency ends here; the request stays in flight until the drop.
     #[inline]
     pub fn respond(&mut self, head: Head) {
+        match head {
+            Head::Decided(verdict) if self.succeed_plainly(verdict) => {}
+            head => self.respond_at_length(head),
+        }
+    }
+
+    /// The commonest end by far: a success, with nothing measured and nothing to forgive.
+    #[inline]
+    fn succeed_plainly(&mut self, verdict: Verdict) -> bool {
+        let plain = self.state.is_waiting_untimed()
+            && verdict.outcome == Outcome::Success
+            && self.node.stats.is_blameless();
+        if plain {
+            self.node.stats.answered(&self.node.fleet);
+            self.state.set_stage(Stage::Told);
+        }
+        plain
+    }
+
+    fn respond_at_length(&mut self, head: Head) {
         if self.state.stage() != Stage::Waiting {
             return;
         }
@@ -106,9 +126,16 @@ impl Lease {
     }
 
     /// The stream ended with `verdict`: heard where the head left it open.
+    #[inline]
     pub fn finish(&mut self, verdict: Verdict) {
+        if !self.succeed_plainly(verdict) {
+            self.finish_at_length(verdict);
+        }
+    }
+
+    fn finish_at_length(&mut self, verdict: Verdict) {
         match self.state.stage() {
-            Stage::Waiting => self.respond(Head::Decided(verdict)),
+            Stage::Waiting => self.respond_at_length(Head::Decided(verdict)),
             Stage::Streaming => {
                 self.state.set_stage(Stage::Told);
                 let timing = self.timing_of_head();
@@ -221,6 +248,11 @@ impl State {
             2 => Stage::Told,
             _ => Stage::Released,
         }
+    }
+
+    #[inline]
+    fn is_waiting_untimed(self) -> bool {
+        self.stage() == Stage::Waiting && self.model() == LatencyModel::None
     }
 
     #[inline]

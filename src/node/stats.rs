@@ -278,8 +278,8 @@ impl Stats {
     #[inline]
     fn sample(&self, fleet: &Fleet, model: LatencyModel, now: u64, nanos: f32) {
         let tick = Tick::from_nanos(now);
-        self.latency.update(|before| {
-            let Some(sample) = before else { return Some(Sample { value: nanos, at: tick }) };
+        self.latency.nudge(|before| {
+            let Some(sample) = before else { return Sample { value: nanos, at: tick } };
             let projected = faded(sample, model, fleet, tick);
             let value = match model {
                 LatencyModel::Peak if nanos > projected => nanos,
@@ -291,7 +291,7 @@ impl Stats {
                     projected + SAMPLE_WEIGHT * (nanos - projected)
                 }
             };
-            Some(Sample { value, at: tick })
+            Sample { value, at: tick }
         });
         fleet.recent.observe(nanos);
     }

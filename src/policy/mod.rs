@@ -128,7 +128,7 @@ pub struct PickContext<'a> {
     scope: Scope,
     must_be_up: bool,
     rng: Option<Rng>,
-    now: Option<Instant>,
+    /// The time in nanoseconds of the fleet, once it was read.
     nanos: Option<u64>,
 }
 
@@ -195,18 +195,7 @@ impl<'a> PickContext<'a> {
         cap: Option<u32>,
         scope: Scope,
     ) -> Self {
-        Self {
-            nodes,
-            fleet,
-            key,
-            tried,
-            cap,
-            scope,
-            must_be_up: false,
-            rng: None,
-            now: None,
-            nanos: None,
-        }
+        Self { nodes, fleet, key, tried, cap, scope, must_be_up: false, rng: None, nanos: None }
     }
 
     /// From here on only nodes that are up are accepted.
@@ -265,20 +254,15 @@ impl<'a> PickContext<'a> {
     /// The time; read once, at the first use.
     #[inline]
     pub fn now(&mut self) -> Instant {
-        let fleet = self.fleet;
-        *self.now.get_or_insert_with(|| fleet.now())
+        let nanos = self.nanos();
+        self.fleet.instant(nanos)
     }
 
-    /// The time in nanoseconds of the fleet; worked out once.
+    /// The time in nanoseconds of the fleet.
     #[inline]
     pub(crate) fn nanos(&mut self) -> u64 {
-        if let Some(nanos) = self.nanos {
-            return nanos;
-        }
-        let now = self.now();
-        let nanos = self.fleet.nanos(now);
-        self.nanos = Some(nanos);
-        nanos
+        let fleet = self.fleet;
+        *self.nanos.get_or_insert_with(|| fleet.now_nanos())
     }
 
     /// The generator of this pick.
