@@ -6,7 +6,7 @@ use super::settings::Limits;
 use crate::{
     endpoint::Endpoint,
     error::{Census, SharedError},
-    node::{Fleet, LatencyModel, Lease, Node, NodeId},
+    node::{Fleet, LatencyModel, Lease, LinkState, Node, NodeId},
     policy::{Pick, PickContext, Picker, Scope},
 };
 
@@ -133,18 +133,28 @@ impl<S, K> Snapshot<S, K> {
     }
 
     /// Whether waiting may help a request that found nothing: some node it has not tried is idle,
-    /// connecting, or dialled again before `deadline`. Asks for the dial of what is idle.
+    /// connecting, or dialled again before `deadline`. Where none is connecting, one of the idle is
+    /// wanted: not all, since they may be many more than are kept connected.
     pub(crate) fn may_serve_by(&self, fleet: &Fleet, deadline: Instant, tried: &[NodeId]) -> bool {
         let deadline = fleet.nanos(deadline);
-        let mut hope = false;
+        let (mut hope, mut connecting) = (false, false);
+        let (mut idle, mut idle_seen) = (None, 0);
+        let mut rng = fleet.seeds.rng();
         for node in self.nodes().filter(|node| !tried.contains(&node.id())) {
             if node.link.is_idle() {
-                node.want();
+                idle_seen += 1;
+                if rng.below(idle_seen) == 0 {
+                    idle = Some(node);
+                }
             }
             hope |= match node.link.failed_until() {
                 Some(until) => until <= deadline,
                 None => !node.link.is_up(),
             };
+            connecting |= node.link_state() == LinkState::Connecting;
+        }
+        if let Some(node) = idle.filter(|_| !connecting) {
+            node.want();
         }
         hope
     }
