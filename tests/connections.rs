@@ -48,6 +48,22 @@ async fn r8_the_first_64_are_dialled_without_traffic_sixteen_at_once() {
     assert_eq!(world.dials(), 100);
 }
 
+/// T9: a call that finds nothing connected dials for itself, and not all that there is.
+#[tokio::test(start_paused = true)]
+async fn t9_a_cold_start_dials_for_the_call_and_not_for_all() {
+    let world = World::new();
+    world.roads(Road::UpAfter(100 * MS));
+    let balance = over(just(set(1..=500)))
+        .keep_connected(0)
+        .complete_at_response()
+        .make(Managed(Arc::clone(&world)))
+        .unwrap();
+    balance.clone().oneshot(Ask::default()).await.unwrap();
+    tokio::time::sleep(10 * SECOND).await;
+    // The one that was picked; and one more for each time that the call looked before it was dialled.
+    assert!((1..=3).contains(&world.dials()), "{} dials", world.dials());
+}
+
 /// Rule 9: a wanted node is dialled at once, while the request goes to one that is up.
 #[tokio::test(start_paused = true)]
 async fn a_wanted_node_is_dialled_while_its_request_goes_elsewhere() {
