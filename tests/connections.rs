@@ -259,6 +259,21 @@ async fn r1_a_client_that_never_reports_does_not_block_the_others_for_ever() {
     assert_eq!(balance.clone().oneshot(Ask::default()).await.unwrap(), name(17));
 }
 
+/// R1: a dial of which nothing is heard has failed after a while, and is tried again.
+#[tokio::test(start_paused = true)]
+async fn r1_a_dial_that_nobody_hears_of_is_tried_again() {
+    let world = World::new();
+    world.roads(Road::Lost);
+    let balance =
+        over(just(set([1]))).complete_at_response().make(Managed(Arc::clone(&world))).unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(world.dials(), 1);
+    world.roads(Road::UpAfter(10 * MS));
+    tokio::time::sleep(11 * SECOND).await;
+    assert_eq!(balance.clone().oneshot(Ask::default()).await.unwrap(), name(1));
+    assert_eq!(world.dials(), 2);
+}
+
 /// R8: dials of endpoints that discovery no longer lists hold nobody up.
 #[tokio::test(start_paused = true)]
 async fn r8_dials_of_removed_endpoints_do_not_hold_up_new_ones() {

@@ -1,11 +1,11 @@
 //! The node is picked in the call, no lock is held over an await, and no runtime is needed around it.
 
-use std::{future::Ready, time::Duration};
+use std::{future::Ready, sync::Arc, time::Duration};
 
 use evenkeel::{
-    AtResponse, Balance, Endpoint,
+    AtResponse, Balance, Endpoint, Unsent,
     discovery::Registry,
-    policy::{NoKey, RoundRobin},
+    policy::{NoKey, Pick, PickContext, Picker, Policy, RoundRobin, Tier},
 };
 use tower::{Service, ServiceExt};
 
@@ -95,5 +95,34 @@ fn a_call_may_be_polled_outside_the_runtime() -> Result<(), Box<dyn std::error::
     let _one = registry.register(endpoint(1))?;
     let answer = waiting.join().map_err(|_| "it panicked")??;
     assert_eq!(answer, endpoint(1).to_string());
+    Ok(())
+}
+
+/// A picker that does not ask what it may use: the call fails after one try, and does not spin.
+#[tokio::test(start_paused = true)]
+async fn a_stubborn_picker_does_not_spin() -> Result<(), Box<dyn std::error::Error>> {
+    #[derive(Clone)]
+    struct Stubborn;
+    impl Policy for Stubborn {
+        fn build(&mut self, _: &Tier<'_>) -> Arc<dyn Picker> {
+            Arc::new(Stubborn)
+        }
+    }
+    impl Picker for Stubborn {
+        fn pick(&self, _: &mut PickContext<'_>) -> Pick {
+            Pick::Use(0)
+        }
+    }
+    let balance = Balance::to("static://10.0.0.1:80,10.0.0.2:80")?
+        .policy(Stubborn)
+        .complete_at_response()
+        .make(|_: &Endpoint| {
+            tower::service_fn(|request: u8| {
+                std::future::ready(Err::<(), _>(Unsent::returned(request, "not here")))
+            })
+        })?;
+    balance.ready().await?;
+    let error = balance.clone().oneshot(7).await.expect_err("it is never sent");
+    assert!(error.is_unprocessed(), "{error:?}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{
     endpoint::Endpoint,
     error::BoxError,
     health::{AnyResponse, Classify, HttpClassify},
-    node::{Head, Lease, Verdict},
+    node::{Lease, Verdict},
 };
 
 /// Decides when a response is complete, and what it said of its endpoint.
@@ -100,10 +100,8 @@ impl<Res, Cl: Classify<Res>> Complete<Res> for AtResponse<Cl> {
 
     #[inline]
     fn complete(&self, mut lease: Lease, response: Res) -> Res {
-        match self.classify.head(&response) {
-            head @ Head::Decided(_) => lease.respond(head),
-            Head::AtEnd => lease.finish(self.classify.end(None)),
-        }
+        // A head that leaves the outcome open says nothing here, where the end is not seen.
+        lease.respond(self.classify.head(&response));
         response
     }
 
@@ -192,11 +190,18 @@ impl<B: fmt::Debug, Cl> fmt::Debug for BalancedBody<B, Cl> {
 pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
+        #[cfg(feature = "http")]
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user) {
+            // The request's own body failed, perhaps for a refusal of its own.
+            return false;
+        }
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
             return true;
         }
-        next = error.source();
+        // The source of a wrapping `io::Error` is that of the error inside, which would be skipped.
+        let inside = io.and_then(std::io::Error::get_ref).map(|inside| inside as _);
+        next = inside.or_else(|| error.source());
     }
     false
 }

@@ -259,25 +259,24 @@ where
     Req: 'static,
     C: Complete<S::Response>,
 {
-    let (mut unprocessed, cause) = match Unsent::<Req>::recognise(error) {
+    let (request, unprocessed, cause) = match Unsent::<Req>::recognise(error) {
         Ok(unsent) => {
             let unprocessed = unsent.is_unprocessed();
-            match unsent.into_parts() {
-                (Some(request), cause) => {
-                    if is_refused(&*cause) {
-                        lease.node().fail_link(SharedError::new(cause.to_string()));
-                    }
-                    return Judged::Returned { request, cause };
-                }
-                (None, cause) => (unprocessed, cause),
-            }
+            let (request, cause) = unsent.into_parts();
+            (request, unprocessed, cause)
         }
-        Err(error) => (false, error.into()),
+        Err(error) => {
+            let cause = error.into();
+            (None, is_refused(&*cause), cause)
+        }
     };
-    if !unprocessed && is_refused(&*cause) {
-        // Whatever the client is, it could not connect: the next request need not try.
+    // A client that could not connect: the next request need not try. One that reports its
+    // connection knows better, since it may have others.
+    if unprocessed && !lease.node().link.is_managed() && is_refused(&*cause) {
         lease.node().fail_link(SharedError::new(cause.to_string()));
-        unprocessed = true;
+    }
+    if let Some(request) = request {
+        return Judged::Returned { request, cause };
     }
     if !unprocessed {
         lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));

@@ -12,7 +12,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{body::AtBodyEnd, plan::Checked, service::Balance};
+use super::{
+    body::{AtBodyEnd, is_refused},
+    plan::Checked,
+    service::Balance,
+};
 use crate::{
     discovery::Discover,
     endpoint::{Address, Endpoint},
@@ -52,6 +56,7 @@ pub enum LayerError {
 
 pin_project! {
     /// The future of an [`Addressed`] client.
+    #[must_use = "a future does nothing unless it is polled"]
     pub struct AddressedFuture<F, B> {
         #[pin]
         sent: Option<F>,
@@ -168,7 +173,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Some(sent) = this.sent.as_pin_mut() {
-            return sent.poll(cx).map_err(Unsent::ambiguous);
+            return sent.poll(cx).map_err(|error| {
+                let cause = error.into();
+                if is_refused(&*cause) {
+                    Unsent::unprocessed(cause)
+                } else {
+                    Unsent::ambiguous(cause)
+                }
+            });
         }
         let refused = this.refused.take();
         Poll::Ready(Err(refused.unwrap_or_else(|| Unsent::unprocessed("polled after its end"))))

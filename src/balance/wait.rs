@@ -188,3 +188,12 @@ impl<S: Clone, K> Detour<S, K> {
         error.with_last(endpoint, cause)
     }
 }
+
+impl<S, K> Drop for Detour<S, K> {
+    fn drop(&mut self) {
+        // Nothing was sent to what is parked, so nothing was abandoned there.
+        if let Some((lease, _)) = &mut self.parked {
+            lease.pass();
+        }
+    }
+}

@@ -4,15 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, header};
 
-/// How long the response asks to wait. A date is taken relative to the response's own `Date`, if it
-/// has one, so that clocks need not agree; a date in the past is no wait.
+/// How long the response asks to wait. A date is taken relative to the response's own `Date`, so
+/// that clocks need not agree, and means nothing without one; a date in the past is no wait.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(value.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    let now = date_of(headers, header::DATE).unwrap_or_else(SystemTime::now);
+    let now = date_of(headers, header::DATE)?;
     Some(date.duration_since(now).unwrap_or(Duration::ZERO))
 }
 

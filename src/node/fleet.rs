@@ -83,6 +83,11 @@ impl Fleet {
         self.clock.now()
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        self.runtime.clone()
+    }
+
     /// A wait for `until`, whatever runtime the caller is polled on, if any.
     pub(crate) fn sleep_until(&self, until: Instant) -> Sleep {
         let _on_runtime = self.runtime.as_ref().map(tokio::runtime::Handle::enter);

@@ -43,7 +43,8 @@ pub struct Link(Arc<Node>);
 /// Called from the pool's task or from a request's; it must return at once, and so spawns what
 /// takes time.
 pub trait Dial: Send + Sync + 'static {
-    /// Connect, unless connected or connecting: report [`Link::connecting`], then [`Link::up`] or
+    /// Connect, unless connected or connecting: report [`Link::connecting`] (or, if connected, only
+    /// [`Link::up`]), then [`Link::up`] or
     /// [`Link::failed`], in any case within a connect timeout of the client's own. Requests that a
     /// hash policy sends here wait for that.
     fn dial(&self);
@@ -179,6 +180,12 @@ impl LinkCell {
         self.word.swap(time << TIME_SHIFT | kind, Ordering::AcqRel)
     }
 
+    /// Moves on from the kinds that `from` accepts; the word before, if that was so.
+    fn shift(&self, from: impl Fn(u64) -> bool, to: impl Fn(u64) -> u64) -> Option<u64> {
+        let next = |word| from(word & KIND).then(|| to(word));
+        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()
+    }
+
     /// Moves to `kind`, keeping the memory of a failure.
     fn advance(&self, kind: u64) {
         let _ = self
@@ -223,17 +230,21 @@ impl Node {
     /// Marks the link failed and begins its backoff.
     pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
         let now = self.fleet.now_nanos();
-        let before = self.link.word.load(Ordering::Acquire);
-        if before & KIND == FAILED {
+        // Of many who report one failure at once, one counts it.
+        let until = |backoff: Duration| now.saturating_add(nanos(backoff)) << TIME_SHIFT;
+        let failed = FAILED | FAILING;
+        let Some(before) =
+            self.link.shift(|kind| kind != FAILED, |_| failed | until(BACKOFF_LIMIT))
+        else {
             return;
-        }
+        };
         if self.link.is_proven(before, now) {
             self.link.failures_in_a_row.store(0, Ordering::Relaxed);
         }
         let failures = self.link.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
         let backoff = backoff(failures, self.fleet.seeds.rng().next_f64());
         *self.link.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.clone());
-        self.link.set(FAILED | FAILING, now.saturating_add(nanos(backoff)));
+        self.link.shift(|kind| kind == FAILED, |_| failed | until(backoff));
         if before & FAILING == 0 {
             tracing::warn!(endpoint = %self, error = %cause, retry_in = ?backoff, "connection failed");
         } else {
@@ -245,22 +256,20 @@ impl Node {
 
     /// The backoff is over: the driver may dial, or leave the node for when it is wanted.
     pub(crate) fn end_backoff(&self) {
-        if !self.link.is_failed() {
-            return;
+        // Without a client that reports it counts as up from now on; if that lasts, its next failure
+        // is a first one.
+        let unreported = UNREPORTED | FAILING | self.fleet.now_nanos() << TIME_SHIFT;
+        let managed = self.link.is_managed();
+        let next = |word: u64| if managed { word & FAILING | IDLE } else { unreported };
+        if self.link.shift(|kind| kind == FAILED, next).is_some() {
+            self.fleet.signal.raise();
         }
-        if self.link.is_managed() {
-            self.link.advance(IDLE);
-        } else {
-            // It counts as up from now on; if that lasts, its next failure is a first one.
-            self.link.set(UNREPORTED | FAILING, self.fleet.now_nanos());
-        }
-        self.fleet.signal.raise();
     }
 
     /// Starts a dial, if the client manages its connection.
     pub(crate) fn dial(&self) {
-        if let Some(dialer) = self.dialer() {
-            self.link.advance(CONNECTING);
+        let Some(dialer) = self.dialer() else { return };
+        if self.link.shift(|kind| kind == IDLE, |word| word & FAILING | CONNECTING).is_some() {
             dialer.dial();
         }
     }
@@ -304,6 +313,18 @@ impl Link {
         self.0.fleet.clock().clone()
     }
 
+    /// Where the pool's tasks run.
+    #[cfg(feature = "http")]
+    pub(crate) fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        self.0.fleet.runtime()
+    }
+
+    /// A wait for `until`, wherever it is polled.
+    #[cfg(feature = "http")]
+    pub(crate) fn sleep_until(&self, until: Instant) -> super::Sleep {
+        self.0.fleet.sleep_until(until)
+    }
+
     /// The state that was last reported.
     pub fn state(&self) -> LinkState {
         self.0.link_state()
@@ -325,12 +346,12 @@ impl Link {
     /// The connection is there: the peer accepted it, or, where the protocol lets it speak first,
     /// has spoken.
     pub fn up(&self) {
-        let now = self.0.fleet.now_nanos();
-        let before = self.0.link.word.load(Ordering::Acquire);
-        if before & KIND == UP {
+        let up = UP | self.0.fleet.now_nanos() << TIME_SHIFT;
+        let Some(before) = self.0.link.shift(|kind| kind != UP, |_| up) else { return };
+        if before & KIND == RESTING {
+            // It counted as up, and a connection a request is no change worth telling.
             return;
         }
-        self.0.link.set(UP, now);
         if before & FAILING == 0 {
             tracing::debug!(endpoint = %self.0, "connected");
         } else {
@@ -343,7 +364,7 @@ impl Link {
     /// The last connection was closed cleanly, as idle ones are; the next request dials.
     pub fn resting(&self) {
         self.0.link.advance(RESTING);
-        tracing::debug!(endpoint = %self.0, "connection closed while idle");
+        tracing::trace!(endpoint = %self.0, "connection closed while idle");
     }
 
     /// The last connection broke, or the peer is about to close it: the pool dials anew, at once
@@ -356,6 +377,16 @@ impl Link {
             // Only just up, or never: dialled at once, this could go round and round.
             return self.0.fail_link(cause);
         }
+        self.dial_anew(&cause);
+    }
+
+    /// The connection served its purpose and is gone or about to be, as after a GOAWAY: the pool dials
+    /// anew at once, and counts no failure.
+    pub fn outlived(&self, cause: impl Into<BoxError>) {
+        self.dial_anew(&SharedError::new(cause));
+    }
+
+    fn dial_anew(&self, cause: &SharedError) {
         tracing::debug!(endpoint = %self.0, error = %cause, "connection lost");
         self.0.link.advance(IDLE);
         self.0.forget_failures();

@@ -1,8 +1,8 @@
 //! The age of the oldest request that still waits for its response head, without a lock.
 //!
 //! Requests are counted in generations: each remembers when it was opened and how many of its
-//! requests still wait. A new generation is opened once the current one spans a quarter of the
-//! oldest one's age. So under steady traffic the age read is at most that much too high, for the
+//! requests still wait. A new generation is opened once the current one spans a fifth of the
+//! age read of the oldest. So under steady traffic the age read is at most that much too high, for the
 //! length of one response more after a jump of the latency, and exact for a request that hangs,
 //! whose generation keeps its stamp.
 

@@ -80,7 +80,8 @@ impl Policy for LeastLoad {
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
         Arc::new(LeastLoadPicker {
             metric: self.metric,
-            choices: self.choices,
+            // More draws than nodes would only find them again.
+            choices: self.choices.min(tier.nodes().len().max(2)),
             weights: Weights::of(tier),
         })
     }

@@ -115,6 +115,7 @@ pub enum Scope {
 pub struct Tier<'a> {
     nodes: &'a [Arc<Node>],
     weights: &'a [u32],
+    index: usize,
     seed: u64,
 }
 
@@ -151,9 +152,14 @@ pub struct PolicyFactory(Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>);
 // === impl Tier ===
 
 impl<'a> Tier<'a> {
-    pub(crate) fn new(nodes: &'a [Arc<Node>], weights: &'a [u32], seed: u64) -> Self {
+    pub(crate) fn new(nodes: &'a [Arc<Node>], weights: &'a [u32], index: usize, seed: u64) -> Self {
         debug_assert_eq!(nodes.len(), weights.len());
-        Self { nodes, weights, seed }
+        Self { nodes, weights, index, seed }
+    }
+
+    /// How many tiers are preferred to this one.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The nodes, in the order that [`PickContext::nodes`] will have.

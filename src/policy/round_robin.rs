@@ -25,7 +25,8 @@ use super::{Pick, PickContext, Picker, Policy, Tier, stride::Stride};
 /// ```
 #[derive(Debug, Default)]
 pub struct RoundRobin {
-    position: Option<Arc<AtomicU64>>,
+    /// One a tier: what one tier skips must not be what the next one counts by.
+    positions: Vec<Arc<AtomicU64>>,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ struct RoundRobinPicker {
 impl RoundRobin {
     /// Round robin from a random start.
     pub const fn new() -> Self {
-        Self { position: None }
+        Self { positions: Vec::new() }
     }
 }
 
@@ -53,8 +54,12 @@ impl Clone for RoundRobin {
 impl Policy for RoundRobin {
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
         // 2^48 turns from the wrap at the least, so that the schedule does not jump.
-        let start = || Arc::new(AtomicU64::new(tier.rng().next_u64() >> 1));
-        let position = Arc::clone(self.position.get_or_insert_with(start));
+        let mut rng = tier.rng();
+        let start = || Arc::new(AtomicU64::new(rng.next_u64() >> 1));
+        if self.positions.len() <= tier.index() {
+            self.positions.resize_with(tier.index() + 1, start);
+        }
+        let position = Arc::clone(&self.positions[tier.index()]);
         Arc::new(RoundRobinPicker { position, stride: Stride::of(tier) })
     }
 }

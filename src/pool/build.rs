@@ -59,6 +59,10 @@ fn build_pickers(
     plans: &[TierPlan],
     seeds: &[u64],
 ) -> Vec<Arc<dyn Picker>> {
-    let tiers = plans.iter().zip(seeds);
-    tiers.map(|(plan, &seed)| policy.build(&Tier::new(&plan.nodes, &plan.weights, seed))).collect()
+    let tiers = plans.iter().zip(seeds).enumerate();
+    tiers
+        .map(|(index, (plan, &seed))| {
+            policy.build(&Tier::new(&plan.nodes, &plan.weights, index, seed))
+        })
+        .collect()
 }

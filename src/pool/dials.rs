@@ -15,7 +15,7 @@ use crate::{
 
 /// Dials that may be under way at once.
 const DIALS_AT_ONCE: usize = 16;
-/// A client that has not said how its dial went by then no longer holds others up.
+/// A client that has not said how its dial went by then is taken to have failed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -41,33 +41,35 @@ pub(crate) enum Rested {
 }
 
 impl Dials {
-    /// Dials, in random order, as many of `listed` as keep `keep_connected` of them connected. Under
-    /// a policy that walks past what has failed, no request would ever want that: it is dialled, too.
+    /// Dials as many nodes of `tiers` as keep `keep_connected` of them connected: the preferred tiers
+    /// first, and the nodes of each in random order. Under a policy that walks past what has failed,
+    /// no request would ever want that: it is dialled, too.
     pub(crate) fn plan_eager<'a>(
         &mut self,
         fleet: &Fleet,
-        listed: impl Iterator<Item = &'a Arc<Node>>,
+        tiers: impl Iterator<Item = &'a [Arc<Node>]>,
         keep_connected: usize,
         scope: Scope,
     ) {
         self.eager.clear();
-        let mut connected = 0;
-        let mut idle = Vec::new();
-        for node in listed {
-            match node.link_state() {
-                LinkState::Idle if scope == Scope::Listed && node.link.is_failing() => {
-                    self.want(Arc::clone(node));
-                }
-                LinkState::Idle => idle.push(Arc::clone(node)),
-                LinkState::Failed { .. } => {}
-                _ => connected += 1,
-            }
-        }
-        let mut room = keep_connected.saturating_sub(connected);
+        let mut room = keep_connected;
         let mut rng = fleet.seeds.rng();
-        while room > 0 && !idle.is_empty() {
-            self.eager.push_back(idle.swap_remove(rng.below(idle.len())));
-            room -= 1;
+        for nodes in tiers {
+            let mut idle = Vec::new();
+            for node in nodes {
+                match node.link_state() {
+                    LinkState::Idle if scope == Scope::Listed && node.link.is_failing() => {
+                        self.want(Arc::clone(node));
+                    }
+                    LinkState::Idle => idle.push(Arc::clone(node)),
+                    LinkState::Failed { .. } => {}
+                    _ => room = room.saturating_sub(1),
+                }
+            }
+            while room > 0 && !idle.is_empty() {
+                self.eager.push_back(idle.swap_remove(rng.below(idle.len())));
+                room -= 1;
+            }
         }
     }
 
@@ -93,13 +95,23 @@ impl Dials {
         self.failed.retain(|_, (_, node)| !node.is_retired());
     }
 
+    /// Nodes whose clients have not said for too long how their dial went.
+    pub(crate) fn silent(&mut self, fleet: &Fleet) -> Vec<Arc<Node>> {
+        let now = fleet.now_nanos();
+        let mut silent = Vec::new();
+        self.under_way.retain(|_, (since, node)| {
+            let overdue = now.saturating_sub(*since) >= FORGOTTEN_AFTER.as_nanos() as u64;
+            if overdue && node.link_state() == LinkState::Connecting {
+                silent.push(Arc::clone(node));
+            }
+            !overdue
+        });
+        silent
+    }
+
     /// Starts what may be started.
     pub(crate) fn start(&mut self, fleet: &Fleet) {
         let now = fleet.nanos(fleet.now());
-        let limit = FORGOTTEN_AFTER.as_nanos() as u64;
-        if self.under_way.len() >= DIALS_AT_ONCE {
-            self.under_way.retain(|_, (since, _)| now.saturating_sub(*since) < limit);
-        }
         while self.under_way.len() < DIALS_AT_ONCE {
             let Some(node) = self.pop_wanted().or_else(|| self.eager.pop_front()) else { break };
             if node.link.is_idle() && !node.is_retired() {
@@ -109,16 +121,14 @@ impl Dials {
         }
     }
 
-    /// When the next backoff ends, or a dial is given up on that holds others up.
+    /// When the next backoff ends, or a dial is given up on.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let rested = self.resting.peek().map(|Reverse((until, _))| *until);
-        let blocked = !(self.wanted.is_empty() && self.eager.is_empty());
         let forgotten = self
             .under_way
             .values()
             .map(|(since, _)| *since)
             .min()
-            .filter(|_| blocked)
             .map(|since| since.saturating_add(FORGOTTEN_AFTER.as_nanos() as u64));
         rested.into_iter().chain(forgotten).min()
     }

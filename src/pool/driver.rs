@@ -27,7 +27,7 @@ use super::{
 use crate::{
     discovery::{Endpoints, OnEmpty, Reason, RefreshHandle, Update},
     endpoint::Endpoint,
-    error::DiscoverError,
+    error::{DiscoverError, SharedError},
     node::{Fleet, Node, after},
     policy::{Policy, Scope},
 };
@@ -253,6 +253,9 @@ where
             self.roster.cut_overdue(now);
             self.show_draining();
         }
+        for node in self.dials.silent(&self.fleet) {
+            node.fail_link(SharedError::new("the client did not say how its dial went"));
+        }
         let rested = self.dials.rested(&self.fleet);
         if rested.is_empty() {
             return;
@@ -312,14 +315,15 @@ where
             model,
             listed: self.roster.listed().len(),
         };
-        self.shared.upgrade()?.snapshot.store(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        self.shared.upgrade()?.snapshot.store(Arc::clone(&snapshot));
         self.remade.drain(..).for_each(|node| node.end_backoff());
         self.fleet.signal.raise();
         self.roster.settle(after(self.fleet.now(), self.limits.drain_timeout));
         self.show_draining();
         self.dials.forget_retired();
-        let listed = self.roster.listed().iter().map(|member| &member.node);
-        self.dials.plan_eager(&self.fleet, listed, self.limits.keep_connected, scope);
+        let tiers = snapshot.tiers.iter().map(|tier| &*tier.nodes);
+        self.dials.plan_eager(&self.fleet, tiers, self.limits.keep_connected, scope);
         Some(())
     }
 

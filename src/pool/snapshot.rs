@@ -82,11 +82,11 @@ impl<S, K> Snapshot<S, K> {
                 self.limits.max_in_flight,
                 self.scope,
             );
-            match self.choose_in(tier, &mut cx) {
+            match self.choose_in(tier, tried, &mut cx) {
                 Choice::Fail => {}
                 // A tier that comes up for the first time is worth the wait, one that failed is not
                 // as long as the next can serve.
-                Choice::Wait if tier.is_failing() => wait = true,
+                Choice::Wait if self.is_failing(tier, tried) => wait = true,
                 found => return found,
             }
         }
@@ -94,7 +94,12 @@ impl<S, K> Snapshot<S, K> {
     }
 
     #[inline]
-    fn choose_in<'a>(&'a self, tier: &'a TierView<S>, cx: &mut PickContext<'_>) -> Choice<'a, S> {
+    fn choose_in<'a>(
+        &'a self,
+        tier: &'a TierView<S>,
+        tried: &[NodeId],
+        cx: &mut PickContext<'_>,
+    ) -> Choice<'a, S> {
         for _ in 0..LOST_RACES {
             let index = match tier.picker.pick(cx) {
                 Pick::Use(index) => index,
@@ -102,6 +107,10 @@ impl<S, K> Snapshot<S, K> {
                 Pick::Fail => return Choice::Fail,
             };
             let Some(node) = tier.nodes.get(index) else { return Choice::Fail };
+            // A picker that does not ask whether its node is accepted could go round and round.
+            if !tried.is_empty() && tried.contains(&node.id()) {
+                return Choice::Fail;
+            }
             let (index, node) = if node.link.is_up() {
                 (index, node)
             } else {
@@ -126,6 +135,17 @@ impl<S, K> Snapshot<S, K> {
             }
         }
         Choice::Raced
+    }
+
+    /// Whether all nodes of the tier that a request may still use failed and have not been up since.
+    #[cold]
+    fn is_failing(&self, tier: &TierView<S>, tried: &[NodeId]) -> bool {
+        let cap = self.limits.max_in_flight;
+        tier.nodes.iter().all(|node| {
+            node.link.is_failing()
+                || tried.contains(&node.id())
+                || cap.is_some_and(|cap| node.in_flight() >= cap)
+        })
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
@@ -193,16 +213,6 @@ impl<S, K> Snapshot<S, K> {
         }
         census.unlisted = self.listed.saturating_sub(in_tiers);
         census
-    }
-}
-
-// === impl TierView ===
-
-impl<S> TierView<S> {
-    /// Whether all of its nodes failed and have not been up since.
-    #[cold]
-    fn is_failing(&self) -> bool {
-        self.nodes.iter().all(|node| node.link.is_failing())
     }
 }
 

@@ -118,8 +118,8 @@ impl TestBed {
         let mut rng = self.fleet.seeds.rng();
         let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
         let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
-        let views = plans.into_iter().map(|plan| TierView {
-            picker: policy.build(&Tier::new(&plan.nodes, &plan.weights, rng.next_u64())),
+        let views = plans.into_iter().enumerate().map(|(index, plan)| TierView {
+            picker: policy.build(&Tier::new(&plan.nodes, &plan.weights, index, rng.next_u64())),
             services: vec![(); plan.nodes.len()].into(),
             nodes: plan.nodes.into(),
         });

@@ -181,3 +181,18 @@ pub(crate) fn a_seed_repeats_its_picks(case: &Case) {
     assert_eq!(picks(1), picks(1));
     assert_ne!(picks(1), picks(2));
 }
+
+/// R16: what a failed tier skips does not bias the tier that stands in for it.
+pub(crate) fn a_failed_tier_does_not_bias_the_next(case: &Case) {
+    for (first, second) in [(1, 2), (3, 4), (2, 3), (1, 4)] {
+        let tiers = (0..first + second).map(|index| {
+            let priority = evenkeel::Priority(u32::from(index >= first));
+            endpoint(index).with_priority(priority)
+        });
+        let bed = case.bed(tiers, 11);
+        bed.links().take(first).for_each(|link| link.failed("down"));
+        let counts = case.count(&bed, first + second, second * 500);
+        assert_eq!(counts[..first].iter().sum::<u64>(), 0);
+        assert_even(&counts[first..]);
+    }
+}

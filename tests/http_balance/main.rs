@@ -20,7 +20,8 @@ use evenkeel::{
     policy::{IntoPolicy, LeastRequest, NoKey, P2c, RoundRobin},
 };
 use http::{Request, Response};
-use http_body_util::{BodyExt, Channel, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Channel, Empty, Full, StreamBody};
 use tokio::{
     net::TcpSocket,
     sync::{mpsc, watch},
@@ -269,6 +270,45 @@ async fn http2_requests_are_balanced_one_by_one() {
         assert_eq!(answered[&server.address], 100);
         assert_eq!(server.seen.accepted.load(Ordering::SeqCst), 1, "one connection carries all");
     }
+}
+
+/// R21, R14: a server that says GOAWAY often, soon after each connection, loses no traffic for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r21_a_graceful_goaway_is_no_failure() {
+    let servers = [Server::start_http2_for(50).await, Server::start_http2_for(50).await];
+    let registry = Registry::new();
+    let _held = servers.each_ref().map(|server| registry.register(server.endpoint()).unwrap());
+    let balance = Balance::builder(registry)
+        .policy(RoundRobin::new())
+        .make(Http::default().http2_prior_knowledge())
+        .unwrap();
+    balance.ready().await.unwrap();
+    let (answered, errors) = load(&balance, 2_000, 1).await;
+    assert!(errors.is_empty(), "{} errors, first {:?}", errors.len(), errors.first());
+    assert_eq!(answered.values().sum::<usize>(), 2_000);
+    for server in &servers {
+        assert!(server.seen.accepted.load(Ordering::SeqCst) >= 5, "connections were replaced");
+    }
+}
+
+/// A body that breaks off because its own source refused says nothing of the endpoint, and the
+/// request was sent.
+#[tokio::test]
+async fn r3_a_refusal_inside_the_request_body_is_not_the_endpoints() {
+    let server = Server::answering(|request| async {
+        let _ = request.into_body().collect().await;
+        Some(Response::new(Full::<Bytes>::default().boxed_unsync()))
+    })
+    .await;
+    let (balance, _registry) = over(&[server.endpoint()], RoundRobin::new());
+    let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let frames = [Ok(Frame::data(Bytes::from("begun"))), Err(refused())];
+    let body = StreamBody::new(futures::stream::iter(frames));
+    let request = Request::post("/").body(body).unwrap();
+    let error = within(balance.clone().oneshot(request)).await.unwrap_err();
+    assert!(error.is_ambiguous(), "{error:?}");
+    let status = balance.status();
+    assert!(!matches!(status.endpoints[0].link, LinkState::Failed { .. }), "{status}");
 }
 
 /// R25: the endpoint is in the response's extensions, unless that is switched off.

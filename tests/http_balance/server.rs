@@ -55,6 +55,26 @@ impl Server {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), true).await
     }
 
+    /// The same, that says GOAWAY on each connection after so many requests.
+    pub(crate) async fn start_http2_for(requests: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let (change, changed) = watch::channel(());
+        let mut tasks = JoinSet::new();
+        let seen_by_task = Arc::clone(&seen);
+        tasks.spawn(async move {
+            let _change = change;
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                seen_by_task.accepted.fetch_add(1, Ordering::SeqCst);
+                connections.spawn(until_goaway(stream, address, requests));
+            }
+        });
+        Self { address, seen, changed, _tasks: tasks }
+    }
+
     pub(crate) async fn at(address: SocketAddr, http2: bool) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -145,6 +165,26 @@ async fn connection<A, F>(
     }
     seen.closed.fetch_add(1, Ordering::SeqCst);
     change.send_replace(());
+}
+
+async fn until_goaway(stream: TcpStream, address: SocketAddr, requests: usize) {
+    let left = AtomicUsize::new(requests);
+    let enough = tokio::sync::Notify::new();
+    let service = service_fn(|_: Request<Incoming>| {
+        if left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            enough.notify_one();
+        }
+        let body = Full::new(Bytes::from(address.to_string()));
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = enough.notified() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
 /// A port where nobody listens.

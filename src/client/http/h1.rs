@@ -130,7 +130,10 @@ impl Lane {
                 Ok(response)
             }
             Err(error) => {
-                awaiting.end(if error.message().is_some() { QUIET } else { FAILED });
+                // A body of the caller's own that breaks off ends the connection, through no fault
+                // of the peer's.
+                let innocent = error.message().is_some() || error.error().is_user();
+                awaiting.end(if innocent { QUIET } else { FAILED });
                 Err(error)
             }
         }

@@ -7,7 +7,10 @@
 use std::{
     error::Error as StdError,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::{Request, Response};
@@ -30,6 +33,8 @@ pub(super) struct Trunk {
     pub(super) id: u64,
     sender: http2::SendRequest<RequestBody>,
     monitor: Arc<Monitor>,
+    /// Whether a response came on it: then its end says nothing against the peer.
+    served: Arc<AtomicBool>,
 }
 
 /// The driver of a connection, to be spawned.
@@ -68,7 +73,7 @@ pub(super) async fn handshake(
     }
     unless_up.keep();
     let driver = Driver { connection, monitor: Arc::clone(&monitor), id };
-    Ok((Trunk { id, sender, monitor }, driver))
+    Ok((Trunk { id, sender, monitor, served: Arc::default() }, driver))
 }
 
 struct CutOnDrop(Option<Arc<Monitor>>);
@@ -103,7 +108,15 @@ impl Trunk {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        self.sender.try_send_request(request).await
+        let sent = self.sender.try_send_request(request).await;
+        if sent.is_ok() {
+            self.served.store(true, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    pub(super) fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
     }
 }
 

@@ -105,11 +105,22 @@ impl Name {
                     host = Host::Removed(removed);
                 }
             }
-            parts.authority.get_or_insert_with(|| self.authority.clone());
+            parts.authority = match parts.authority {
+                Some(named) => without_userinfo(named),
+                None => Some(self.authority.clone()),
+            };
             parts.scheme = Some(Scheme::HTTP);
             parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
         }
         Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_2, host)
+    }
+}
+
+/// The authority as HTTP/2 may carry it: RFC 9113 section 8.3.1 forbids credentials there.
+fn without_userinfo(authority: Authority) -> Option<Authority> {
+    match authority.as_str().rsplit_once('@') {
+        None => Some(authority),
+        Some((_, host)) => Authority::try_from(host).ok(),
     }
 }
 
@@ -175,7 +186,7 @@ mod tests {
             (&named, "GET", "/a", None, "/a", "users.shop", "http://users.shop/a"),
             (&named, "GET", "http://x.y:1/a", None, "/a", "x.y:1", "http://x.y:1/a"),
             (&named, "GET", "http://x.y:1", None, "/", "x.y:1", "http://x.y:1/"),
-            (&named, "GET", "http://u:p@x.y/", None, "/", "x.y", "http://u:p@x.y/"),
+            (&named, "GET", "http://u:p@x.y/", None, "/", "x.y", "http://x.y/"),
             (&named, "GET", "http://x.y/a", Some("h.i"), "/a", "h.i", "http://h.i/a"),
             (&named, "GET", "/a", Some("h.i:9"), "/a", "h.i:9", "http://h.i:9/a"),
             (&named, "OPTIONS", "*", None, "*", "users.shop", "http://users.shop*"),

@@ -138,7 +138,7 @@ impl Pool {
 
     /// Starts one dial; false if there is no runtime to do it.
     fn start_dial(self: &Arc<Self>, state: &mut State) -> bool {
-        let Ok(runtime) = Handle::try_current() else {
+        let Some(runtime) = self.link.runtime().or_else(|| Handle::try_current().ok()) else {
             let error = ConnectError::failed(
                 self.link.endpoint().addr(),
                 "a tokio runtime is needed to connect",
@@ -194,16 +194,25 @@ impl Pool {
             state.resting = false;
             self.link.failed(error.clone());
         }
-        let remaining = if self.http2 && state.dialing > 0 { usize::MAX } else { state.dialing };
-        while state.waiting > remaining {
-            match state.line.pop_front() {
-                Some(next) => {
-                    if next.send(Err(error.clone())).is_ok() {
-                        state.waiting -= 1;
-                    }
-                }
-                None => state.waiting = 0,
+        // While others dial, the one that this dial was for has had its chance; while connections
+        // are open, one of them may yet be returned, and the connect timeout bounds the wait.
+        let mut fails = match (state.open, state.dialing) {
+            (0, 0) => usize::MAX,
+            (0, _) if !self.http2 => 1,
+            _ => 0,
+        };
+        while fails > 0 && state.waiting > 0 {
+            let Some(next) = state.line.pop_front() else {
+                state.waiting = 0;
+                break;
+            };
+            if next.send(Err(error.clone())).is_ok() {
+                state.waiting -= 1;
+                fails -= 1;
             }
+        }
+        if state.waiting == 0 {
+            state.line.clear();
         }
     }
 
@@ -295,10 +304,14 @@ impl Pool {
     }
 
     fn lose_trunk(&self, state: &mut State, cause: BoxError) {
-        state.trunk = None;
+        let served = state.trunk.take().is_some_and(|trunk| trunk.has_served());
         state.open -= 1;
         if state.dialing == 0 && !state.closed {
-            self.link.lost(cause);
+            if served {
+                self.link.outlived(cause)
+            } else {
+                self.link.lost(cause)
+            };
         }
     }
 }

@@ -14,11 +14,16 @@ use tower_service::Service;
 
 use super::{
     body::{HttpBody, RequestBody},
+    error::ConnectError,
     h2,
     head::check_scheme,
-    pool::{Checkout, Grant, Pool},
+    pool::{Checkout, Grant, Granted, Pool},
+    waiter::Waiter,
 };
-use crate::error::{BoxError, Unsent};
+use crate::{
+    error::{BoxError, Unsent},
+    node::after,
+};
 
 /// Talks plain HTTP to one endpoint; made by [`Http`](super::Http).
 ///
@@ -75,6 +80,19 @@ where
     }
 }
 
+/// A connection that is returned or made within the connect timeout.
+async fn in_time(pool: &Pool, waiter: Waiter) -> Granted {
+    let timeout = pool.settings.connect_timeout;
+    let deadline = after(pool.clock.now(), timeout);
+    tokio::select! {
+        biased;
+        granted = waiter => granted,
+        () = pool.link.sleep_until(deadline) => {
+            Err(ConnectError::timed_out(pool.link.endpoint().addr(), timeout))
+        }
+    }
+}
+
 async fn send<B>(pool: Arc<Pool>, request: Request<B>) -> Called<B>
 where
     B: Body + Send + 'static,
@@ -87,7 +105,7 @@ where
     loop {
         let granted = match pool.checkout(tries >= IDLE_TRIES) {
             Checkout::Now(grant) => Ok(grant),
-            Checkout::Later(waiter) => waiter.await,
+            Checkout::Later(waiter) => in_time(&pool, waiter).await,
         };
         let grant = match granted {
             // Returned by another request, it may have been closed meanwhile.
