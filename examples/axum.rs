@@ -14,7 +14,7 @@ use axum::{
     http::{Request, Response, StatusCode},
     routing::get,
 };
-use evenkeel::{Balance, BoxError, client::HttpService};
+use evenkeel::{Balance, BoxError, client::HttpService, policy::RoundRobin};
 use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -43,6 +43,7 @@ async fn main() -> Result<(), BoxError> {
     let upstreams = [upstream("one").await?, upstream("two").await?];
 
     let users = Balance::to(&format!("static://{},{}", upstreams[0], upstreams[1]))?
+        .policy(RoundRobin::new())
         .attempt_timeout(Duration::from_secs(2))
         .http()?;
     // Do not take traffic before there is somebody to pass it on to.

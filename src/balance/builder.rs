@@ -157,10 +157,13 @@ where
     K: Clone + Send + Sync + 'static,
 {
     /// A balancer over one service for each endpoint, made by `make`: a `Fn(&Endpoint) -> S`, or
-    /// any [`MakeEndpoint`].
+    /// any [`MakeEndpoint`]. Its service is a tower service that is `Clone + Send + Sync`, and answers
+    /// with `http` responses; for any other answer call
+    /// [`complete_at_response`](Self::complete_at_response) first.
     ///
     /// # Errors
-    /// No tokio runtime here, a setting out of range, or a key that can never match.
+    /// No tokio runtime here (it needs its timers, and its IO for the crate's own transport: see
+    /// tokio's `enable_all`), a setting out of range, or a key that can never match.
     ///
     /// # Panics
     /// Never; but a panic in the source, the policy or `make` closes the balancer.

@@ -19,7 +19,10 @@ pub enum BuildError {
         target: String,
     },
     /// A scheme whose source is not in this build.
-    #[error("the target `{target}` needs evenkeel's feature `{feature}`, which this build lacks")]
+    #[error(
+        "the target `{target}` needs the feature `{feature}`, which this version of evenkeel does not \
+         have; a `Registry` or a `Discover` of your own can stand in"
+    )]
     MissingFeature {
         /// The whole target.
         target: String,

@@ -116,7 +116,7 @@ impl<S, K> Shared<S, K> {
     /// The error of a call that tried the nodes in `tried` and found none in `snapshot`; with a
     /// failed connection for its cause, unless its own attempts give a better one.
     pub(crate) fn no_endpoint(&self, snapshot: &Snapshot<S, K>, tried: &[NodeId]) -> Error {
-        let discovery = self.discovery.load().error.clone();
+        let discovery = self.discovery.load().last_word();
         let census = snapshot.census(tried);
         let (endpoint, cause) = snapshot.failure().unzip();
         Error::no_endpoint(Arc::clone(&self.target), census, discovery)

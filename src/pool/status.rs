@@ -88,6 +88,13 @@ pub(crate) struct DiscoveryView {
 // === impl DiscoveryView ===
 
 impl DiscoveryView {
+    /// What discovery last said, where that is why there is no endpoint.
+    pub(crate) fn last_word(&self) -> Option<DiscoverError> {
+        let nothing_yet = || self.heard_at.is_none().then(|| DiscoverError::new("nothing yet"));
+        let empty = || self.empty.as_ref().map(|reason| DiscoverError::new(reason.to_string()));
+        self.error.clone().or_else(empty).or_else(nothing_yet)
+    }
+
     pub(crate) fn status(&self, now: Instant) -> DiscoveryStatus {
         let age = |at: Instant| now.saturating_duration_since(at);
         DiscoveryStatus {
@@ -108,7 +115,7 @@ impl EndpointStatus {
             endpoint: node.endpoint(),
             state: if draining { EndpointState::Draining } else { EndpointState::Serving },
             link: node.link_state(),
-            last_failure: node.link.cause().map(|cause| cause.to_string()),
+            last_failure: node.link.cause().map(|cause| chain(&cause)),
             in_flight: node.in_flight(),
             latency: (model != LatencyModel::None).then(|| node.latency(model, now)).flatten(),
             success: node.success(now),
@@ -121,6 +128,18 @@ impl EndpointStatus {
         }
         self
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 // === impl Status ===
@@ -155,6 +174,9 @@ impl fmt::Display for Status {
                 latency,
                 status.success,
             )?;
+            if let (LinkState::Failed { .. }, Some(failure)) = (status.link, &status.last_failure) {
+                write!(f, "  ({failure})")?;
+            }
         }
         Ok(())
     }
