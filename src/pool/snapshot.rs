@@ -207,7 +207,8 @@ impl<S, K> Snapshot<S, K> {
                 census.failed += 1;
             } else if !node.link.is_up() {
                 census.unconnected += 1;
-            } else if self.limits.max_in_flight.is_some_and(|cap| node.in_flight() >= cap) {
+            } else if self.limits.max_in_flight.is_some() {
+                // It is up and untried: only its cap kept it out, even if a place is free by now.
                 census.full += 1;
             }
         }
