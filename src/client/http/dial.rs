@@ -9,11 +9,14 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    Settings,
     connect::{Connect, Connected},
     error::ConnectError,
     h1, h2,
+    head::Name,
     io::{Monitor, Wire},
     pool::{Grant, Pool},
+    secure::{Offer, Secured, Spoken},
 };
 use crate::{
     endpoint::{Address, Endpoint},
@@ -40,13 +43,13 @@ pub(super) fn run(
     mut cancelled: watch::Receiver<()>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let endpoint = pool.link.endpoint();
-    let (settings, clock, http2) = (Arc::clone(&pool.settings), pool.clock.clone(), pool.http2);
+    let (settings, clock, offer) = (Arc::clone(&pool.settings), pool.clock.clone(), pool.offer);
     let timeout = settings.connect_timeout;
     let outcome =
         Outcome { pool: Arc::downgrade(pool), address: endpoint.addr().clone(), known: false };
     let deadline = after(clock.now(), timeout);
     async move {
-        let making = make(id, &*settings.connector, &endpoint, http2, &clock, deadline);
+        let making = make(id, &settings, &endpoint, offer, &clock, deadline);
         let made = tokio::select! {
             biased;
             made = making => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
@@ -61,20 +64,30 @@ pub(super) fn run(
 
 async fn make(
     id: u64,
-    connector: &dyn Connect,
+    settings: &Settings,
     endpoint: &Endpoint,
-    http2: bool,
+    offer: Offer,
     clock: &Clock,
     deadline: Instant,
 ) -> Result<(Made, Arc<Monitor>), BoxError> {
-    let Connected { io, open } = connect(connector, endpoint, clock, deadline).await?;
-    let (wire, monitor) = Wire::new(io, http2);
-    let made = if http2 {
-        let (trunk, driver) = h2::handshake(id, wire, Arc::clone(&monitor)).await?;
-        Made::Http2(trunk, driver)
-    } else {
-        let (lane, driver) = h1::handshake(id, wire, Arc::clone(&monitor), open).await?;
-        Made::Http1(lane, driver)
+    let stream = connect(&*settings.connector, endpoint, clock, deadline).await?;
+    let Secured { stream, spoken, scheme } = match &settings.secure {
+        Some(secure) => secure.secure(stream, endpoint, offer).await?,
+        None => Secured::plain(stream),
+    };
+    let Connected { io, open } = stream;
+    let name = Arc::new(Name::of(endpoint, scheme));
+    let spoken = offer.settle(spoken);
+    let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2);
+    let made = match spoken {
+        Spoken::Http2 => {
+            let (trunk, driver) = h2::handshake(id, wire, Arc::clone(&monitor), name).await?;
+            Made::Http2(trunk, driver)
+        }
+        Spoken::Http1 => {
+            let (lane, driver) = h1::handshake(id, wire, Arc::clone(&monitor), open, name).await?;
+            Made::Http1(lane, driver)
+        }
     };
     Ok((made, monitor))
 }

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::{
     body::RequestBody,
     connect::IsOpen,
+    head::Name,
     io::{Monitor, Wire},
     pool::Pool,
 };
@@ -37,6 +38,7 @@ pub(super) struct Lane {
     pub(super) id: u64,
     /// Whether it has carried a request: the peer may close it at any time.
     pub(super) used: bool,
+    pub(super) name: Arc<Name>,
     /// When it was last laid down.
     pub(super) parked_at: Option<Instant>,
     sender: http1::SendRequest<RequestBody>,
@@ -81,13 +83,14 @@ pub(super) async fn handshake(
     wire: TokioIo<Wire>,
     monitor: Arc<Monitor>,
     is_open: Option<IsOpen>,
+    name: Arc<Name>,
 ) -> hyper::Result<(Lane, Driver)> {
     let (sender, connection) = http1::Builder::new().handshake(wire).await?;
     let exchange = Arc::new(Exchange { phase: AtomicU8::new(QUIET), monitor, is_open });
     let (home, returns) = mpsc::channel(1);
     let connection = Box::pin(connection.with_upgrades());
     let driver = Driver { connection, exchange: Arc::clone(&exchange), returns, id };
-    Ok((Lane { id, used: false, parked_at: None, sender, exchange, home }, driver))
+    Ok((Lane { id, used: false, name, parked_at: None, sender, exchange, home }, driver))
 }
 
 // === impl Lane ===

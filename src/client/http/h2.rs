@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     body::RequestBody,
+    head::Name,
     io::{Monitor, Wire},
     pool::Pool,
 };
@@ -31,6 +32,7 @@ use crate::error::BoxError;
 #[derive(Clone)]
 pub(super) struct Trunk {
     pub(super) id: u64,
+    pub(super) name: Arc<Name>,
     sender: http2::SendRequest<RequestBody>,
     monitor: Arc<Monitor>,
     /// Whether a response came on it: then its end says nothing against the peer.
@@ -57,6 +59,7 @@ pub(super) async fn handshake(
     id: u64,
     wire: TokioIo<Wire>,
     monitor: Arc<Monitor>,
+    name: Arc<Name>,
 ) -> Result<(Trunk, Driver), BoxError> {
     // The stream is cut unless all goes well: hyper's own task would keep it open.
     let unless_up = CutOnDrop(Some(Arc::clone(&monitor)));
@@ -73,7 +76,7 @@ pub(super) async fn handshake(
     }
     unless_up.keep();
     let driver = Driver { connection, monitor: Arc::clone(&monitor), id };
-    Ok((Trunk { id, sender, monitor, served: Arc::default() }, driver))
+    Ok((Trunk { id, name, sender, monitor, served: Arc::default() }, driver))
 }
 
 struct CutOnDrop(Option<Arc<Monitor>>);

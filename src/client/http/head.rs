@@ -18,6 +18,7 @@ use crate::endpoint::{Address, Endpoint};
 /// The name of an endpoint, for requests that bring none.
 #[derive(Debug)]
 pub(super) struct Name {
+    scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
 }
@@ -35,12 +36,12 @@ enum Host {
     Removed(HeaderValue),
 }
 
-const DEFAULT_PORT: u16 = 80;
-
-/// Refuses what a plain connection may not carry.
-pub(super) fn check_scheme(uri: &Uri) -> Result<(), SchemeError> {
+/// Refuses what a connection of scheme `carries` may not carry: plain HTTP goes over either.
+pub(super) fn check_scheme(uri: &Uri, carries: &Scheme) -> Result<(), SchemeError> {
     match uri.scheme() {
-        Some(scheme) if *scheme != Scheme::HTTP => Err(SchemeError::new(scheme.as_str())),
+        Some(scheme) if scheme != carries && *scheme != Scheme::HTTP => {
+            Err(SchemeError::new(scheme.as_str()))
+        }
         _ => Ok(()),
     }
 }
@@ -48,19 +49,23 @@ pub(super) fn check_scheme(uri: &Uri) -> Result<(), SchemeError> {
 // === impl Name ===
 
 impl Name {
-    pub(super) fn of(endpoint: &Endpoint) -> Self {
+    /// The name for connections to `endpoint` that carry `scheme`.
+    pub(super) fn of(endpoint: &Endpoint, scheme: Scheme) -> Self {
         let name = endpoint.server_name().map(str::to_owned);
-        [name, Some(authority_of(endpoint.addr()))]
+        let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
+        let (authority, host) = [name, Some(authority_of(endpoint.addr(), default_port))]
             .into_iter()
             .flatten()
-            .find_map(|text| {
-                let host = HeaderValue::from_str(&text).ok()?;
-                Some(Self { authority: text.parse().ok()?, host })
-            })
-            .unwrap_or_else(|| Self {
-                authority: Authority::from_static("localhost"),
-                host: HeaderValue::from_static("localhost"),
-            })
+            .find_map(|text| Some((text.parse().ok()?, HeaderValue::from_str(&text).ok()?)))
+            .unwrap_or_else(|| {
+                (Authority::from_static("localhost"), HeaderValue::from_static("localhost"))
+            });
+        Self { scheme, authority, host }
+    }
+
+    /// The scheme of the connections that this name is for.
+    pub(super) fn scheme(&self) -> &Scheme {
+        &self.scheme
     }
 
     /// Origin-form and a `Host`; CONNECT keeps its authority, `OPTIONS *` its star.
@@ -109,7 +114,7 @@ impl Name {
                 Some(named) => without_userinfo(named),
                 None => Some(self.authority.clone()),
             };
-            parts.scheme = Some(Scheme::HTTP);
+            parts.scheme = Some(self.scheme.clone());
             parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
         }
         Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_2, host)
@@ -153,20 +158,22 @@ impl Original {
     }
 }
 
-fn authority_of(address: &Address) -> String {
+fn authority_of(address: &Address, default_port: u16) -> String {
     match address {
         // Without the scope of an IPv6 address, which means something on this machine only.
         Address::Socket(SocketAddr::V6(address)) => {
-            with_port(&format!("[{}]", address.ip()), address.port())
+            with_port(&format!("[{}]", address.ip()), address.port(), default_port)
         }
-        Address::Socket(address) => with_port(&address.ip().to_string(), address.port()),
-        Address::Name { host, port } => with_port(host, *port),
+        Address::Socket(address) => {
+            with_port(&address.ip().to_string(), address.port(), default_port)
+        }
+        Address::Name { host, port } => with_port(host, *port, default_port),
         Address::Unix(_) => "localhost".to_owned(),
     }
 }
 
-fn with_port(host: &str, port: u16) -> String {
-    if port == DEFAULT_PORT { host.to_owned() } else { format!("{host}:{port}") }
+fn with_port(host: &str, port: u16, default_port: u16) -> String {
+    if port == default_port { host.to_owned() } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -201,7 +208,7 @@ mod tests {
             ),
         ];
         for (endpoint, method, uri, host, target, host1, uri2) in table {
-            let name = Name::of(endpoint);
+            let name = Name::of(endpoint, Scheme::HTTP);
             let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_10);
             if let Some(host) = host {
                 request = request.header(HOST, host);
@@ -237,9 +244,12 @@ mod tests {
             (Address::name("not a name", 81), "localhost"),
             (Address::unix("/run/a.sock"), "localhost"),
         ] {
-            assert_eq!(Name::of(&Endpoint::new(address)).authority, name);
+            assert_eq!(Name::of(&Endpoint::new(address), Scheme::HTTP).authority, name);
         }
         let named = endpoint().with_server_name("not a name");
-        assert_eq!(Name::of(&named).authority, "10.0.0.1:8080");
+        assert_eq!(Name::of(&named, Scheme::HTTP).authority, "10.0.0.1:8080");
+        let secure = Endpoint::new(([10, 0, 0, 1], 443));
+        assert_eq!(Name::of(&secure, Scheme::HTTPS).authority, "10.0.0.1");
+        assert_eq!(Name::of(&secure, Scheme::HTTP).authority, "10.0.0.1:443");
     }
 }

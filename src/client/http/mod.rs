@@ -9,6 +9,10 @@
 //! one is up, when one broke, and whether a request was ever sent. The pool is one endpoint's and
 //! reports to that endpoint's [`Link`]. Nothing here waits for traffic to notice the end of a
 //! connection, and no task is spawned for a request.
+//!
+//! What TLS plugs into is the trait `Secure` in `secure.rs`: it stands between connect and
+//! handshake, and says of each connection which protocol was agreed (ALPN) and the scheme and name
+//! that its requests are dressed with.
 
 mod body;
 mod connect;
@@ -20,18 +24,22 @@ mod h2;
 mod head;
 mod io;
 mod pool;
+mod secure;
 mod service;
 mod socket;
 mod waiter;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use self::pool::Pool;
 pub use self::{
     body::HttpBody,
     connect::{BoxConnecting, Connect, Connected},
     error::{ConnectError, SchemeError},
     service::{HttpFuture, HttpService},
+};
+use self::{
+    pool::Pool,
+    secure::{Offer, Secure},
 };
 use crate::{
     balance::{Balance, Builder},
@@ -77,6 +85,7 @@ struct Settings {
     max_idle: usize,
     http2: bool,
     connector: Arc<dyn Connect>,
+    secure: Option<Arc<dyn Secure>>,
 }
 
 impl Http {
@@ -154,11 +163,13 @@ where
 // === impl Settings ===
 
 impl Settings {
-    fn speaks_http2(&self, endpoint: &Endpoint) -> bool {
+    fn offer(&self, endpoint: &Endpoint) -> Offer {
         match endpoint.protocol() {
-            Protocol::Http1 => false,
-            Protocol::Http2 => true,
-            Protocol::Unspecified => self.http2,
+            Protocol::Http1 => Offer::Http1,
+            Protocol::Http2 => Offer::Http2,
+            Protocol::Unspecified if self.http2 => Offer::Http2,
+            Protocol::Unspecified if self.secure.is_some() => Offer::Either,
+            Protocol::Unspecified => Offer::Http1,
         }
     }
 }
@@ -171,6 +182,7 @@ impl Default for Settings {
             max_idle: 32,
             http2: false,
             connector: Arc::new(connect::System),
+            secure: None,
         }
     }
 }

@@ -21,7 +21,13 @@ use tokio::{
 };
 
 use super::{
-    Settings, dial, error::ConnectError, h1::Lane, h2::Trunk, head::Name, io::Monitor,
+    Settings, dial,
+    error::ConnectError,
+    h1::Lane,
+    h2::Trunk,
+    head::Name,
+    io::Monitor,
+    secure::{Offer, Spoken},
     waiter::Waiter,
 };
 use crate::{
@@ -38,8 +44,7 @@ pub(super) struct Pool {
     pub(super) settings: Arc<Settings>,
     pub(super) link: Link,
     pub(super) clock: Clock,
-    pub(super) http2: bool,
-    pub(super) name: Name,
+    pub(super) offer: Offer,
     this: Weak<Self>,
     /// Every value sent, and the end of the pool itself, end the dials that are on their way.
     cancel: watch::Sender<()>,
@@ -58,6 +63,8 @@ struct State {
     /// Connections that are, or may be again, of use.
     open: usize,
     resting: bool,
+    /// What the last connection spoke, or the next is bound to.
+    spoken: Option<Spoken>,
     /// Cut on purpose: what ends now is no news. Until the next dial.
     closed: bool,
     last_id: u64,
@@ -77,17 +84,28 @@ pub(super) enum Checkout {
     Later(Waiter),
 }
 
+// === impl Grant ===
+
+impl Grant {
+    pub(super) fn name(&self) -> Arc<Name> {
+        Arc::clone(match self {
+            Self::Http1(lane) => &lane.name,
+            Self::Http2(trunk) => &trunk.name,
+        })
+    }
+}
+
 // === impl Pool ===
 
 impl Pool {
     pub(super) fn new(settings: Arc<Settings>, endpoint: &Endpoint, link: Link) -> Arc<Self> {
+        let offer = settings.offer(endpoint);
         let pool = Arc::new_cyclic(|this| Self {
             this: this.clone(),
             clock: link.clock(),
-            http2: settings.speaks_http2(endpoint),
-            name: Name::of(endpoint),
+            offer,
             cancel: watch::Sender::new(()),
-            state: Mutex::default(),
+            state: Mutex::new(State { spoken: offer.foreseen(), ..State::default() }),
             settings,
             link,
         });
@@ -132,7 +150,11 @@ impl Pool {
 
     /// Starts a dial for each in line, or one for all.
     fn start_dials(self: &Arc<Self>, state: &mut State) {
-        let most = if self.http2 { 1 } else { MOST_DIALS };
+        let most = match state.spoken {
+            Some(Spoken::Http1) => MOST_DIALS,
+            // One connection carries all; and one tells what the peer speaks.
+            Some(Spoken::Http2) | None => 1,
+        };
         while state.dialing < state.waiting.min(most) && self.start_dial(state) {}
     }
 
@@ -169,10 +191,12 @@ impl Pool {
         self.link.up();
         match grant {
             Grant::Http1(lane) => {
+                state.spoken = Some(Spoken::Http1);
                 drop(self.give(&mut state, lane));
                 self.start_dials(&mut state);
             }
             Grant::Http2(trunk) => {
+                state.spoken = Some(Spoken::Http2);
                 state.waiting = 0;
                 for next in mem::take(&mut state.line) {
                     let _ = next.send(Ok(Grant::Http2(trunk.clone())));
@@ -198,7 +222,7 @@ impl Pool {
         // are open, one of them may yet be returned, and the connect timeout bounds the wait.
         let mut fails = match (state.open, state.dialing) {
             (0, 0) => usize::MAX,
-            (0, _) if !self.http2 => 1,
+            (0, _) if state.spoken == Some(Spoken::Http1) => 1,
             _ => 0,
         };
         while fails > 0 && state.waiting > 0 {
@@ -349,7 +373,7 @@ impl fmt::Debug for Pool {
         let state = self.state();
         f.debug_struct("Pool")
             .field("link", &self.link)
-            .field("http2", &self.http2)
+            .field("spoken", &state.spoken)
             .field("open", &state.open)
             .field("idle", &state.idle.len())
             .field("dialing", &state.dialing)

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, uri::Scheme};
 use http_body::Body;
 use tower_service::Service;
 
@@ -99,7 +99,9 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    check_scheme(request.uri()).map_err(Unsent::unprocessed)?;
+    // What no connection will carry is refused without a dial.
+    let carries = if pool.settings.secure.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    check_scheme(request.uri(), &carries).map_err(Unsent::unprocessed)?;
     let mut request = request.map(RequestBody::new);
     let mut tries = 0;
     loop {
@@ -113,14 +115,16 @@ where
             Ok(grant) => grant,
             Err(error) => return Err(give_back(request, error)),
         };
+        let name = grant.name();
+        check_scheme(request.uri(), name.scheme()).map_err(Unsent::unprocessed)?;
         let (sent, original, fresh) = match grant {
             Grant::Http1(lane) => {
-                let original = pool.name.dress_http1(&mut request);
+                let original = name.dress_http1(&mut request);
                 let fresh = !lane.used;
                 (lane.send(request, &pool).await, original, fresh)
             }
             Grant::Http2(mut trunk) => {
-                let original = pool.name.dress_http2(&mut request);
+                let original = name.dress_http2(&mut request);
                 let sent = trunk.send(request).await;
                 if sent.as_ref().is_err_and(|error| error.message().is_some()) {
                     let cause = trunk.gone().unwrap_or(h2::Gone::Closed);

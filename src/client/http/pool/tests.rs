@@ -9,7 +9,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::*;
+use super::{super::secure::Secured, *};
 use crate::{
     client::{Connected, Http, HttpBody, HttpService},
     node::LinkState,
@@ -207,4 +207,48 @@ fn without_a_runtime_a_dial_fails() {
     let (pool, _accepted) = piped(Http::default());
     pool.dial();
     assert!(matches!(pool.link.state(), LinkState::Failed { .. }));
+}
+
+/// Says of every stream what was agreed on, as TLS will.
+struct Agreed(Option<Spoken>);
+
+impl super::super::secure::Secure for Agreed {
+    fn secure(
+        &self,
+        stream: Connected,
+        _: &Endpoint,
+        offer: Offer,
+    ) -> super::super::secure::Securing {
+        assert_eq!(offer, Offer::Either);
+        let (spoken, scheme) = (self.0, http::uri::Scheme::HTTPS);
+        Box::pin(async move { Ok(Secured { stream, spoken, scheme }) })
+    }
+}
+
+/// R20: the dial decides what a connection speaks, and its requests are dressed for that.
+#[tokio::test(start_paused = true)]
+async fn r20_each_connection_speaks_what_its_dial_agreed_on() {
+    for agreed in [Some(Spoken::Http2), Some(Spoken::Http1), None] {
+        let (accept, mut accepted) = mpsc::unbounded_channel();
+        let mut http = Http::default().connector(move |_: &crate::Address| {
+            let (ours, theirs) = tokio::io::duplex(1024);
+            let _ = accept.send(theirs);
+            async move { Ok::<_, BoxError>(Connected::new(TokioIo::new(ours))) }
+        });
+        Arc::make_mut(&mut http.settings).secure = Some(Arc::new(Agreed(agreed)));
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 443)).with_server_name("users.shop");
+        let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
+        let call = tokio::spawn(async move { get(&pool).await });
+        let mut peer = accepted.recv().await.unwrap();
+        if agreed == Some(Spoken::Http2) {
+            let mut peer = h2::server::handshake(peer).await.unwrap();
+            let (request, _respond) = peer.accept().await.unwrap().unwrap();
+            assert_eq!(request.uri(), "https://users.shop/");
+        } else {
+            let mut head = vec![0; 36];
+            peer.read_exact(&mut head).await.unwrap();
+            assert_eq!(head, b"GET / HTTP/1.1\r\nhost: users.shop\r\n\r\n");
+        }
+        call.abort();
+    }
 }
