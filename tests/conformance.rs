@@ -75,5 +75,8 @@ conformance! {
     least_request: LeastRequest::new(), Nature::ByLoad;
     least_request_of_five: LeastRequest::new().choices(5), Nature::ByLoadOfMany;
     least_load_cost_of_three: LeastLoad::by(LoadMetric::Cost).choices(3), Nature::ByLoadOfMany;
+    least_load_default: LeastLoad::default(), Nature::ByLoadOfMany;
+    least_load_in_flight_of_all: LeastLoad::by(LoadMetric::InFlight).scan(), Nature::ByLoadOfMany;
+    least_load_peak_of_all: LeastLoad::by(LoadMetric::PeakEwma).scan(), Nature::ByLoadOfMany;
     least_load_peak_of_nine: LeastLoad::by(LoadMetric::PeakEwma).choices(9), Nature::ByLoadOfMany;
 }

@@ -138,7 +138,14 @@ impl Node {
         estimate.max(self.stats.oldest_nanos(now) as f64)
     }
 
-    /// The same as a duration, or nothing where no response was measured yet.
+    /// No more than [`latency_nanos_at`](Self::latency_nanos_at) whatever the time, while memories
+    /// fade to `recent`.
+    #[inline]
+    pub(crate) fn least_latency_nanos(&self, recent: f32) -> f32 {
+        self.stats.remembered_nanos().map_or(recent, |remembered| remembered.min(recent))
+    }
+
+    /// [`latency_nanos`](Self::latency_nanos) as a duration, or nothing where no response was measured yet.
     pub fn latency(&self, model: LatencyModel, now: Instant) -> Option<Duration> {
         let waits = self.stats.oldest_nanos(self.fleet.nanos(now)) > 0;
         let known = self.stats.has_latency() || waits;

@@ -154,6 +154,12 @@ impl Stats {
         f64::from(faded(sample, model, fleet, Tick::from_nanos(now)))
     }
 
+    /// The latency in nanoseconds as the last sample left it.
+    #[inline]
+    pub(crate) fn remembered_nanos(&self) -> Option<f32> {
+        self.latency.get().map(|sample| sample.value)
+    }
+
     #[inline]
     pub(crate) fn has_latency(&self) -> bool {
         !self.latency.is_empty()
@@ -317,7 +323,9 @@ fn faded(sample: Sample, model: LatencyModel, fleet: &Fleet, now: Tick) -> f32 {
         // The average is on a line that all threads write: read where it counts only.
         return sample.value;
     }
-    sample.value * left + fleet.recent.nanos() * (1.0 - left)
+    // In this form equals stay equal: a hair would decide a scan.
+    let recent = fleet.recent.nanos();
+    recent + (sample.value - recent) * left
 }
 
 /// When a request ended, in nanoseconds of the fleet, and how long it had taken.

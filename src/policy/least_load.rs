@@ -1,16 +1,21 @@
-//! The least loaded of a few nodes drawn at random: what is compared times how many are compared.
+//! The least loaded of all nodes, or of a few drawn at random: what is compared times how many are
+//! compared.
 
 use std::sync::Arc;
 
 use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, weights::Weights};
+use crate::node::Node;
 
-/// The least loaded of `choices` nodes drawn at random.
+/// The least loaded of all nodes, or of some drawn at random.
 ///
 /// Two choices already keep the longest queue exponentially shorter than one (Mitzenmacher, "The
-/// Power of Two Choices in Randomized Load Balancing", 2001). The first two draws are always of
-/// distinct nodes; further ones may repeat. Where weights differ, nodes are drawn by weight, and a
-/// node of twice the mean weight counts half of its requests in flight. Equal loads are decided by
-/// the order of the draws, so by chance: idle nodes share by weight alone.
+/// Power of Two Choices in Randomized Load Balancing", 2001), and cost the same however many nodes
+/// there are. A scan finds the best node there is, for a price in proportion to their number: so
+/// [`default`](Self::default) scans where they are few, and compares several where they are many.
+///
+/// The first two draws are always of distinct nodes; further ones may repeat. Where weights differ,
+/// nodes are drawn by weight, and a node of twice the mean weight counts half of its requests in
+/// flight. Equal loads are decided by chance: idle nodes share by weight alone.
 ///
 /// ```
 /// use evenkeel::{Endpoint, policy::{LeastLoad, LoadMetric}, pool::TestBed};
@@ -20,15 +25,19 @@ use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, w
 /// let first = bed.pick(None).unwrap();
 /// let second = bed.pick(None).unwrap();
 /// assert_ne!(first.endpoint(), second.endpoint(), "the idle one is less loaded");
+///
+/// // All nodes, as long as there are at most 20; above that five of them.
+/// let _ = LeastLoad::by(LoadMetric::Cost).scan_up_to(20).choices(5);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeastLoad {
     metric: LoadMetric,
     choices: usize,
+    scan_up_to: usize,
 }
 
 /// Power of two choices: the less loaded of two distinct nodes. By [`LoadMetric::Cost`] unless told
-/// otherwise; this is the default policy.
+/// otherwise.
 ///
 /// ```
 /// use evenkeel::policy::{LoadMetric, P2c};
@@ -37,13 +46,14 @@ pub struct LeastLoad {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct P2c(LeastLoad);
 
-/// The node with the fewest requests in flight, of two or more drawn at random.
+/// The node with the fewest requests in flight: of two drawn at random, of more, or of all.
 ///
 /// ```
 /// use evenkeel::policy::LeastRequest;
 /// let of_two = LeastRequest::new();
 /// let of_five = LeastRequest::new().choices(5);
-/// assert_ne!(of_two, of_five);
+/// let of_all = LeastRequest::new().scan();
+/// assert!(of_two != of_five && of_five != of_all);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeastRequest(LeastLoad);
@@ -51,16 +61,29 @@ pub struct LeastRequest(LeastLoad);
 #[derive(Debug)]
 struct LeastLoadPicker {
     metric: LoadMetric,
-    choices: usize,
+    how: Comparison,
     weights: Option<Weights>,
+}
+
+/// How many nodes of a tier are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    OfTwo,
+    Of(usize),
+    OfAll,
 }
 
 // === impl LeastLoad ===
 
 impl LeastLoad {
+    /// Up to so many nodes the [`default`](Self::default) compares all of them.
+    pub const SCAN_UP_TO: usize = 64;
+    /// So many it compares where there are more.
+    pub const SAMPLE: usize = 6;
+
     /// The less loaded, by `metric`, of two nodes.
     pub const fn by(metric: LoadMetric) -> Self {
-        Self { metric, choices: 2 }
+        Self { metric, choices: 2, scan_up_to: 0 }
     }
 
     /// How many nodes are compared, at least 2. More of them find the least loaded more surely, and
@@ -70,6 +93,28 @@ impl LeastLoad {
         self.choices = if choices < 2 { 2 } else { choices };
         self
     }
+
+    /// All nodes are compared.
+    #[must_use]
+    pub const fn scan(self) -> Self {
+        self.scan_up_to(usize::MAX)
+    }
+
+    /// In a tier of at most so many nodes all are compared; in a larger one as many as
+    /// [`choices`](Self::choices) says.
+    #[must_use]
+    pub const fn scan_up_to(mut self, nodes: usize) -> Self {
+        self.scan_up_to = nodes;
+        self
+    }
+}
+
+impl Default for LeastLoad {
+    /// By [`LoadMetric::Cost`]: of all nodes up to [`SCAN_UP_TO`](Self::SCAN_UP_TO), above that of
+    /// [`SAMPLE`](Self::SAMPLE).
+    fn default() -> Self {
+        Self::by(LoadMetric::Cost).choices(Self::SAMPLE).scan_up_to(Self::SCAN_UP_TO)
+    }
 }
 
 impl Policy for LeastLoad {
@@ -78,12 +123,14 @@ impl Policy for LeastLoad {
     }
 
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
-        Arc::new(LeastLoadPicker {
-            metric: self.metric,
-            // More draws than nodes would only find them again.
-            choices: self.choices.min(tier.nodes().len().max(2)),
-            weights: Weights::of(tier),
-        })
+        let nodes = tier.nodes().len();
+        let how = match self.choices {
+            _ if nodes <= self.scan_up_to => Comparison::OfAll,
+            2 => Comparison::OfTwo,
+            // More draws than nodes would mostly find them again.
+            choices => Comparison::Of(choices.min(nodes.max(2))),
+        };
+        Arc::new(LeastLoadPicker { metric: self.metric, how, weights: Weights::of(tier) })
     }
 }
 
@@ -130,6 +177,19 @@ impl LeastRequest {
     pub const fn choices(self, choices: usize) -> Self {
         Self(self.0.choices(choices))
     }
+
+    /// All nodes are compared.
+    #[must_use]
+    pub const fn scan(self) -> Self {
+        Self(self.0.scan())
+    }
+
+    /// In a tier of at most so many nodes all are compared; in a larger one as many as
+    /// [`choices`](Self::choices) says.
+    #[must_use]
+    pub const fn scan_up_to(self, nodes: usize) -> Self {
+        Self(self.0.scan_up_to(nodes))
+    }
 }
 
 impl Default for LeastRequest {
@@ -151,15 +211,20 @@ impl Policy for LeastRequest {
 // === impl LeastLoadPicker ===
 
 impl LeastLoadPicker {
+    /// The requests in flight, as many as they are to a node of its weight.
+    #[inline]
+    fn queue(&self, index: usize, node: &Node) -> f64 {
+        let queue = f64::from(node.in_flight());
+        match &self.weights {
+            None => queue,
+            Some(weights) => queue / weights.relative(index),
+        }
+    }
+
     #[inline]
     fn load(&self, index: usize, cx: &mut PickContext<'_>) -> f64 {
         let node = &cx.nodes()[index];
-        let queue = f64::from(node.in_flight());
-        let queue = match &self.weights {
-            None => queue,
-            Some(weights) => queue / weights.relative(index),
-        };
-        self.metric.load(node, queue, cx)
+        self.metric.load(node, self.queue(index, node), cx)
     }
 
     /// A node at random by weight; another than `first`, if that is given.
@@ -181,10 +246,13 @@ impl LeastLoadPicker {
     /// that leaves nothing to compare it looks at all of them, so that the one accepted node among
     /// many is found, and of two the less loaded.
     #[inline(never)]
-    fn pick_among(&self, cx: &mut PickContext<'_>) -> Pick {
+    fn pick_among(&self, choices: usize, cx: &mut PickContext<'_>) -> Pick {
+        if cx.len() < 2 {
+            return self.pick_by_scan(cx);
+        }
         let mut best: Option<(f64, usize)> = None;
         let mut compared = 0;
-        for _ in 0..2 * self.choices + 4 {
+        for _ in 0..2 * choices + 4 {
             let first = best.filter(|_| compared == 1).map(|(_, first)| first);
             let index = self.draw(first, cx);
             if !cx.accepts(index) {
@@ -195,7 +263,7 @@ impl LeastLoadPicker {
                 best = Some((load, index));
             }
             compared += 1;
-            if compared == self.choices {
+            if compared == choices {
                 break;
             }
         }
@@ -205,53 +273,13 @@ impl LeastLoadPicker {
         }
     }
 
-    #[inline(never)]
-    fn is_less(&self, index: usize, than: usize, cx: &mut PickContext<'_>) -> bool {
-        let than = self.load(than, cx);
-        self.load(index, cx) < than
-    }
-
-    #[inline(never)]
-    fn pick_otherwise(&self, cx: &mut PickContext<'_>) -> Pick {
-        match cx.len() {
-            0 | 1 if cx.accepts(0) => Pick::Use(0),
-            0 | 1 => Pick::Fail,
-            _ => self.pick_among(cx),
-        }
-    }
-
-    /// The least loaded of all accepted; equals are decided by chance.
-    #[cold]
-    fn pick_by_scan(&self, cx: &mut PickContext<'_>) -> Pick {
-        let mut best: Option<(f64, usize)> = None;
-        let mut equals = 0;
-        for index in 0..cx.len() {
-            if !cx.accepts(index) {
-                continue;
-            }
-            let load = self.load(index, cx);
-            match best {
-                Some((least, _)) if load > least => continue,
-                Some((least, _)) if load == least => equals += 1,
-                _ => equals = 1,
-            }
-            if cx.rng().below(equals) == 0 {
-                best = Some((load, index));
-            }
-        }
-        best.map_or(Pick::Fail, |(_, index)| Pick::Use(index))
-    }
-}
-
-impl Picker for LeastLoadPicker {
+    /// Of two distinct nodes; without weights, both from one draw.
     #[inline]
-    fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
+    fn pick_of_two(&self, cx: &mut PickContext<'_>) -> Pick {
         let nodes = cx.nodes();
-        let plain = self.choices == 2 && self.weights.is_none();
-        if !plain || nodes.len() < 2 || nodes.len() > u32::MAX as usize {
-            return self.pick_otherwise(cx);
+        if self.weights.is_some() || nodes.len() < 2 || nodes.len() > u32::MAX as usize {
+            return self.pick_among(2, cx);
         }
-        // Two distinct nodes from one draw: the second is one of the others.
         let bits = cx.rng().next_u64();
         let first = (((bits & 0xffff_ffff) * nodes.len() as u64) >> 32) as usize;
         let mut second = (((bits >> 32) * (nodes.len() as u64 - 1)) >> 32) as usize;
@@ -260,7 +288,7 @@ impl Picker for LeastLoadPicker {
         }
         let (one, other) = (&nodes[first], &nodes[second]);
         if !(cx.accepts_node(one) && cx.accepts_node(other)) {
-            return self.pick_among(cx);
+            return self.pick_among(2, cx);
         }
         let blameless = one.is_blameless() && other.is_blameless();
         let other_is_less = if self.metric == LoadMetric::InFlight && blameless {
@@ -269,5 +297,49 @@ impl Picker for LeastLoadPicker {
             self.is_less(second, first, cx)
         };
         Pick::Use(if other_is_less { second } else { first })
+    }
+
+    #[inline(never)]
+    fn is_less(&self, index: usize, than: usize, cx: &mut PickContext<'_>) -> bool {
+        let than = self.load(than, cx);
+        self.load(index, cx) < than
+    }
+
+    /// The least loaded of all accepted; equals are decided by chance, by weight.
+    #[inline(never)]
+    fn pick_by_scan(&self, cx: &mut PickContext<'_>) -> Pick {
+        let mut chosen = None;
+        let mut least = f64::INFINITY;
+        let mut equals = 0.0;
+        let yardstick = self.metric.yardstick(cx);
+        for (index, node) in cx.nodes().iter().enumerate() {
+            let queue = self.queue(index, node);
+            if yardstick.at_least(node, queue) > least || !cx.accepts_node(node) {
+                continue;
+            }
+            let load = self.metric.load(node, queue, cx);
+            let weight = self.weights.as_ref().map_or(1.0, |weights| weights.relative(index));
+            if load < least || chosen.is_none() {
+                (chosen, least, equals) = (Some(index), load, weight);
+            } else if load == least {
+                // Reservoir sampling by weight (Chao 1982), with a sample of one.
+                equals += weight;
+                if cx.rng().next_f64() * equals < weight {
+                    chosen = Some(index);
+                }
+            }
+        }
+        chosen.map_or(Pick::Fail, Pick::Use)
+    }
+}
+
+impl Picker for LeastLoadPicker {
+    #[inline]
+    fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
+        match self.how {
+            Comparison::OfTwo => self.pick_of_two(cx),
+            Comparison::Of(choices) => self.pick_among(choices, cx),
+            Comparison::OfAll => self.pick_by_scan(cx),
+        }
     }
 }

@@ -46,6 +46,37 @@ impl LoadMetric {
     }
 }
 
+/// Bounds the loads of many nodes from below, at a fraction of the price of the loads themselves: a
+/// scan need look closely only at nodes that may still win.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Yardstick {
+    /// What memories of latency fade to, where the metric has any.
+    recent: Option<f32>,
+}
+
+impl LoadMetric {
+    #[inline]
+    pub(super) fn yardstick(self, cx: &PickContext<'_>) -> Yardstick {
+        let recent = match self {
+            Self::InFlight => None,
+            Self::PeakEwma | Self::Cost => Some(cx.recent_latency_nanos()),
+        };
+        Yardstick { recent }
+    }
+}
+
+impl Yardstick {
+    /// No more than the load that [`LoadMetric::load`] would say.
+    #[inline]
+    pub(super) fn at_least(self, node: &Node, queue: f64) -> f64 {
+        let places = queue + 1.0;
+        match self.recent {
+            None => places,
+            Some(recent) => places * f64::from(node.least_latency_nanos(recent)),
+        }
+    }
+}
+
 #[cold]
 fn squared_success(node: &Node, cx: &mut PickContext<'_>) -> f64 {
     node.success(cx.now()).powi(2)

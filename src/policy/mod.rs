@@ -271,6 +271,12 @@ impl<'a> PickContext<'a> {
         *self.nanos.get_or_insert_with(|| fleet.now_nanos())
     }
 
+    /// The average latency of the pool's latest answers, which memories fade to.
+    #[inline]
+    pub(crate) fn recent_latency_nanos(&self) -> f32 {
+        self.fleet.recent.nanos()
+    }
+
     /// The generator of this pick.
     #[inline]
     pub fn rng(&mut self) -> &mut Rng {
