@@ -71,6 +71,7 @@ pub use self::{
     },
     endpoint::{Address, Endpoint, Locality, Metadata, Priority, Protocol, Weight},
     error::{
-        BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason, Unsent,
+        BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason,
+        TargetError, TargetErrorReason, Unsent,
     },
 };

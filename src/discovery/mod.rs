@@ -7,7 +7,7 @@
 //! there is while the source cannot answer.
 //!
 //! Here are [`StaticList`] (a fixed list), [`Registry`] (the program itself pushes) and [`Target`]
-//! (a `scheme://...` text that names a source); any stream of updates is a source as well.
+//! (a `scheme://...` text that names a source, also by schemes of one's own: [`Targets`]); any stream of updates is a source as well.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,10 +17,11 @@ pub use self::{
     refresh::{RefreshHandle, RefreshRequests},
     registry::{RegisterError, Registration, Registry},
     static_list::StaticList,
-    target::Target,
+    target::{Target, Targets},
 };
 use crate::{endpoint::Endpoint, error::DiscoverError};
 
+mod part;
 pub mod refresh;
 mod registry;
 mod static_list;

@@ -15,7 +15,10 @@ use std::{
 
 use futures_core::Stream;
 
-use super::{Discover, Endpoints, RefreshRequests, Update};
+use super::{
+    Discover, Endpoints, RefreshRequests, Update,
+    part::{Part, whole_number},
+};
 use crate::{
     endpoint::{Address, Endpoint, Identity, Locality, Priority, Weight},
     error::{ListError, ListErrorReason},
@@ -57,13 +60,6 @@ struct Once(Option<Update>);
 struct Checker {
     seen: HashSet<Identity>,
     endpoints: Vec<Endpoint>,
-}
-
-/// A part of a text, which knows where it stands.
-#[derive(Clone, Copy)]
-struct Part<'a> {
-    text: &'a str,
-    position: usize,
 }
 
 // === impl StaticList ===
@@ -212,22 +208,7 @@ impl Checker {
 
 // === impl Part ===
 
-impl<'a> Part<'a> {
-    fn split(self, separator: char) -> impl Iterator<Item = Part<'a>> {
-        let mut next = self.position;
-        self.text.split(separator).map(move |text| {
-            let position = next;
-            next += text.len() + separator.len_utf8();
-            Part { text, position }
-        })
-    }
-
-    fn trim(self) -> Self {
-        let text = self.text.trim_start();
-        let position = self.position + (self.text.len() - text.len());
-        Part { text: text.trim_end(), position }
-    }
-
+impl Part<'_> {
     fn error(self, reason: ListErrorReason) -> ListError {
         ListError { position: self.position, entry: self.text.to_owned(), reason }
     }
@@ -273,10 +254,7 @@ impl<'a> Part<'a> {
     }
 
     fn number(self, value: &str) -> Result<u32, ListError> {
-        // `parse` alone would take a plus sign.
-        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
-        let number = value.parse().ok().filter(|_| digits);
-        number.ok_or_else(|| self.error(ListErrorReason::Number))
+        whole_number(value).ok_or_else(|| self.error(ListErrorReason::Number))
     }
 }
 

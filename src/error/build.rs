@@ -1,5 +1,7 @@
 //! Why a balancer cannot be built, or a setting not be taken.
 
+use super::BoxError;
+
 /// Why a balancer could not be built, or a changed setting not be taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,14 +22,34 @@ pub enum BuildError {
     },
     /// A scheme whose source is not in this build.
     #[error(
-        "the target `{target}` needs the feature `{feature}`, which this version of evenkeel does not \
-         have; a `Registry` or a `Discover` of your own can stand in"
+        "the target `{target}` needs the feature `{feature}` of evenkeel, which this build does not have"
     )]
     MissingFeature {
         /// The whole target.
         target: String,
         /// The feature that serves the scheme.
         feature: &'static str,
+    },
+    /// A target whose scheme is served, but not what follows it.
+    #[error(transparent)]
+    InTarget(#[from] TargetError),
+    /// A target that the program's own scheme refused.
+    #[error("the scheme `{scheme}` does not take the target `{target}`")]
+    OwnScheme {
+        /// The scheme as it was registered.
+        scheme: String,
+        /// The whole target.
+        target: String,
+        /// What the scheme says.
+        source: BoxError,
+    },
+    /// An environment variable that names no target.
+    #[error("the environment variable `{name}` names no target")]
+    Variable {
+        /// The variable's name.
+        name: String,
+        /// That it is not set or not Unicode, or what is wrong with the target that it holds.
+        source: BoxError,
     },
     /// A list of endpoints that does not parse.
     #[error(transparent)]
@@ -114,4 +136,52 @@ pub enum ListErrorReason {
     /// An option that the entry has already.
     #[error("sets an option again that the same entry has set")]
     Repeated,
+}
+
+/// Where and why a target does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("target `{target}`, byte {position}: `{part}` {reason}")]
+#[non_exhaustive]
+pub struct TargetError {
+    /// The whole target. Of what was given as values it is the text that would say the same.
+    pub target: String,
+    /// The byte offset of the offending part in the target.
+    pub position: usize,
+    /// The offending part.
+    pub part: String,
+    /// What is wrong with it.
+    pub reason: TargetErrorReason,
+}
+
+/// What is wrong with a part of a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetErrorReason {
+    /// Something else is needed here.
+    #[error("is no {0}")]
+    Expected(&'static str),
+    /// A name or value that is too long, or otherwise not what a name may be.
+    #[error("is no name: {0}")]
+    Name(String),
+    /// The port is missing.
+    #[error("lacks a port")]
+    NoPort,
+    /// The port is no number from 1 to 65535.
+    #[error("is no port: a number from 1 to 65535")]
+    Port,
+    /// A path where the scheme has none.
+    #[error("is a path, which this scheme does not take")]
+    Path,
+    /// An option that the scheme does not have.
+    #[error("is no option of this scheme, which has {0}")]
+    Option(String),
+    /// An option without a value.
+    #[error("has an empty value")]
+    EmptyValue,
+    /// An option that the target has set already.
+    #[error("sets an option again that the target has set")]
+    Repeated,
+    /// Options that exclude each other.
+    #[error("does not go with {0}")]
+    Conflict(&'static str),
 }

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 pub use self::{
-    build::{BuildError, ListError, ListErrorReason},
+    build::{BuildError, ListError, ListErrorReason, TargetError, TargetErrorReason},
     unsent::Unsent,
 };
 use crate::endpoint::Endpoint;

@@ -1,0 +1,31 @@
+//! Any source, behind one type: what a target holds.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_core::Stream;
+
+use super::super::{Discover, OnEmpty, RefreshRequests, Update};
+
+pub(super) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
+
+/// [`Discover`] for a source that is shared, and so can be started more than once.
+pub(super) trait AnySource: Send + Sync {
+    fn start(&self, refresh: RefreshRequests) -> Updates;
+    fn default_on_empty(&self) -> OnEmpty;
+}
+
+pub(super) fn erase<D: Discover + Clone + Sync>(source: D) -> Arc<dyn AnySource> {
+    Arc::new(source)
+}
+
+// === impl AnySource ===
+
+impl<D: Discover + Clone + Sync> AnySource for D {
+    fn start(&self, refresh: RefreshRequests) -> Updates {
+        Box::pin(self.clone().watch(refresh))
+    }
+
+    fn default_on_empty(&self) -> OnEmpty {
+        Discover::on_empty(self)
+    }
+}
