@@ -41,10 +41,6 @@ fn a_bad_target_is_a_typed_error() {
             other => panic!("{target}: {other}"),
         }
     }
-    for (target, needed) in [("k8s://shop/cart", "kubernetes")] {
-        let error = Balance::to(target).unwrap_err();
-        assert!(error.to_string().contains(&format!("feature `{needed}`")), "{error}");
-    }
     let error = Balance::to("zookeeper://a").unwrap_err();
     assert_eq!(
         error.to_string(),
