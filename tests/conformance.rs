@@ -24,7 +24,9 @@ mod sets;
 mod share;
 
 use case::{Case, Nature};
-use evenkeel::policy::{LeastLoad, LeastRequest, LoadMetric, P2c, Random, Rendezvous, RoundRobin};
+use evenkeel::policy::{
+    LeastLoad, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
+};
 
 macro_rules! checks {
     ($($module:ident: $($check:ident),*;)*) => {
@@ -50,7 +52,7 @@ macro_rules! conformance {
             checks! {
                 share: equal_weights_get_equal_shares, a_failed_tier_does_not_bias_the_next, unequal_weights_get_their_shares,
                     r16_fresh_balancers_do_not_herd, r16_rebuilds_do_not_bias,
-                    r16_one_of_ten_failed_leaves_the_rest_even,
+                    r16_rebuilds_with_weights_do_not_bias, r16_one_of_ten_failed_leaves_the_rest_even,
                     r16_one_of_ten_removed_leaves_the_rest_even,
                     t13_loads_decide_between_distinct_nodes, a_seed_repeats_its_picks;
                 exclusion: r19_tried_nodes_are_not_picked_again, failed_nodes_are_not_picked,
@@ -67,12 +69,15 @@ macro_rules! conformance {
 
 conformance! {
     round_robin: RoundRobin::new(), Nature::InTurn;
+    round_robin_envoy: RoundRobin::envoy(), Nature::AtRandom;
+    pick_first: PickFirst::new().shuffle(), Nature::Sticky;
     random: Random, Nature::AtRandom;
     rendezvous: Rendezvous, Nature::ByKey;
     p2c_cost: P2c::default(), Nature::ByLoad;
     p2c_peak_ewma: P2c::peak_ewma(), Nature::ByLoad;
     p2c_in_flight: P2c::by(LoadMetric::InFlight), Nature::ByLoad;
     least_request: LeastRequest::new(), Nature::ByLoad;
+    least_request_envoy: LeastRequest::envoy(), Nature::AtRandom;
     least_request_of_five: LeastRequest::new().choices(5), Nature::ByLoadOfMany;
     least_load_cost_of_three: LeastLoad::by(LoadMetric::Cost).choices(3), Nature::ByLoadOfMany;
     least_load_default: LeastLoad::default(), Nature::ByLoadOfMany;

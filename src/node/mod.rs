@@ -61,6 +61,15 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(u64);
 
+// === impl NodeId ===
+
+impl NodeId {
+    /// The number behind it, for those who keep it in an atomic; never `u64::MAX`.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 // === impl Node ===
 
 impl Node {

@@ -5,9 +5,12 @@
 //! must survive a rebuild lives in the policy (a round robin's position) or in the nodes (requests
 //! in flight, latency, failures).
 
+mod edf;
+mod envoy;
 mod key;
 mod least_load;
 mod metric;
+mod pick_first;
 mod random;
 mod rendezvous;
 mod round_robin;
@@ -17,9 +20,11 @@ mod weights;
 use std::{fmt, sync::Arc, time::Instant};
 
 pub use self::{
+    envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
     key::{ByFn, ByHeader, Keyed, NoKey, RequestKey, hash_bytes},
     least_load::{LeastLoad, LeastRequest, P2c},
     metric::LoadMetric,
+    pick_first::PickFirst,
     random::Random,
     rendezvous::Rendezvous,
     round_robin::RoundRobin,
@@ -71,6 +76,11 @@ pub trait Policy: Send + Sync + 'static {
         LatencyModel::None
     }
 
+    /// Which nodes are connected before a request wants them; [`Preconnect::Many`] by default.
+    fn preconnect(&self) -> Preconnect {
+        Preconnect::Many
+    }
+
     /// A picker over the nodes of one tier.
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker>;
 }
@@ -108,6 +118,18 @@ pub enum Scope {
     /// walks past the unusable. A request waits for the first dial of its node; once that failed it
     /// walks on until the node is up.
     Listed,
+}
+
+/// Which nodes are connected before a request wants them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Preconnect {
+    /// As many as the settings keep connected (`keep_connected`), in random order.
+    #[default]
+    Many,
+    /// One: that to which the picker would send the next request. When its dial fails the picker is
+    /// asked again.
+    Next,
 }
 
 /// The nodes that a picker is built over.

@@ -29,6 +29,25 @@ impl Stride {
         Some(Self { weights: tier.weights().iter().map(scale).collect() })
     }
 
+    /// By measured weights, of which 0 is one that is not known: it counts as the mean of the others
+    /// (gRFC A58). `None` where fewer than two are known, or all come to the same, and plain round
+    /// robin serves.
+    pub(super) fn of_measured(weights: &[f64]) -> Option<Self> {
+        let known = || weights.iter().copied().filter(|&weight| weight > 0.0);
+        let count = known().count();
+        let heaviest = known().fold(0.0, f64::max);
+        if count < 2 || !heaviest.is_finite() {
+            return None;
+        }
+        // First to the scale, then summed: the weights themselves may add up to infinity.
+        let scaled = |weight: f64| weight / heaviest * FULL as f64;
+        let round = |scaled: f64| scaled.round().max(1.0) as u16;
+        let mean = round(known().map(scaled).sum::<f64>() / count as f64);
+        let weight = |&weight: &f64| if weight > 0.0 { round(scaled(weight)) } else { mean };
+        let weights: Box<[u16]> = weights.iter().map(weight).collect();
+        weights.iter().any(|&weight| weight != mean).then_some(Self { weights })
+    }
+
     /// The next node. `next` gives sequence numbers, each once. The heaviest node takes its turn in
     /// every generation, so the search ends within two rounds.
     pub(super) fn pick(&self, mut next: impl FnMut() -> u64) -> usize {
@@ -49,5 +68,96 @@ impl Stride {
     /// One of the accepted nodes by weight, for when too many turns fell to others.
     pub(super) fn draw_accepted(&self, cx: &mut PickContext<'_>) -> Option<usize> {
         draw_accepted(cx, |index| f64::from(self.weights[index]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first `picks` picks of a schedule, counted by node. The sequence begins at 0.
+    fn count(stride: &Stride, picks: usize) -> Vec<u64> {
+        let mut sequence = 0..;
+        let mut counts = vec![0; stride.weights.len()];
+        for _ in 0..picks {
+            counts[stride.pick(|| sequence.next().unwrap())] += 1;
+        }
+        counts
+    }
+
+    /// gRPC core, static_stride_scheduler_test.cc: EmptyWeightsIsNullopt, OneZeroWeightIsNullopt,
+    /// AllZeroWeightsIsNullopt, OneWeightsIsNullopt; and grpc-go's scheduler.go, by which one known
+    /// weight of many is not enough.
+    #[test]
+    fn without_two_known_weights_there_is_no_schedule() {
+        for weights in [&[][..], &[0.0], &[0.0; 4], &[1.0], &[7.0, 0.0, 0.0]] {
+            assert!(Stride::of_measured(weights).is_none(), "{weights:?}");
+        }
+    }
+
+    /// The same file: PicksAreWeightedExactly, ZeroWeightUsesMean.
+    #[test]
+    fn grpc_core_picks() {
+        let schedule = |weights: &[f64]| Stride::of_measured(weights).unwrap();
+        assert_eq!(count(&schedule(&[1.0, 2.0, 3.0]), 6), [1, 2, 3]);
+        assert_eq!(count(&schedule(&[3.0, 0.0, 1.0]), 6), [3, 2, 1]);
+    }
+
+    /// The same file: AllWeightsEqualIsRoundRobin, where an unknown weight equals the others.
+    #[test]
+    fn equal_weights_need_no_schedule() {
+        assert!(Stride::of_measured(&[300.0, 300.0, 0.0]).is_none());
+    }
+
+    /// The same file: PicksAreDeterministic, RebuildGiveSamePicks.
+    #[test]
+    fn a_schedule_built_for_each_pick_gives_the_same_picks() {
+        let schedule = || Stride::of_measured(&[1.0, 2.0, 3.0]).unwrap();
+        let one = schedule();
+        let (mut sequence, mut again) = (0.., 0..);
+        for _ in 0..100 {
+            let expected = one.pick(|| sequence.next().unwrap());
+            assert_eq!(schedule().pick(|| again.next().unwrap()), expected);
+        }
+    }
+
+    /// The same file: LargestIsPickedEveryGeneration, over the 65,535 generations of a cycle.
+    #[test]
+    fn grpc_core_largest_is_picked_every_generation() {
+        let schedule = Stride::of_measured(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!(count(&schedule, 65_535 * 2)[2], 65_535);
+    }
+
+    /// Over 65,535 generations each node is chosen exactly as often as its scaled weight says,
+    /// wherever in the sequence they begin.
+    #[test]
+    fn a_cycle_is_exact_wherever_it_begins() {
+        let weights: Box<[u16]> = [65_535, 1, 2, 777, 32_767, 32_768, 65_534].into();
+        let stride = Stride { weights };
+        let nodes = stride.weights.len() as u64;
+        for start in [0, 1, 13, 65_535 * 7 + 3, u64::from(u32::MAX) - 5, 1 << 62] {
+            let end = start + 65_535 * nodes;
+            let mut sequence = start;
+            let mut counts = vec![0_u64; stride.weights.len()];
+            loop {
+                let node = stride.pick(|| {
+                    sequence += 1;
+                    sequence - 1
+                });
+                if sequence > end {
+                    break;
+                }
+                counts[node] += 1;
+            }
+            let expected: Vec<_> = stride.weights.iter().map(|&weight| u64::from(weight)).collect();
+            assert_eq!(counts, expected, "from {start}");
+        }
+    }
+
+    #[test]
+    fn a_weight_far_below_the_heaviest_is_small_and_not_never() {
+        let schedule = Stride::of_measured(&[1e300, 1e-300]).unwrap();
+        assert_eq!(*schedule.weights, [65_535, 1]);
+        assert!(Stride::of_measured(&[f64::INFINITY, 1.0]).is_none());
     }
 }

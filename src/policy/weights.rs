@@ -54,6 +54,12 @@ impl Weights {
         draw_accepted(cx, |index| self.relative[index])
     }
 
+    /// The weight of the node at `index`.
+    pub(super) fn absolute(&self, index: usize) -> f64 {
+        let before = index.checked_sub(1).map_or(0, |previous| self.upto[previous]);
+        (self.upto[index] - before) as f64
+    }
+
     /// The weight of the node at `index` as a multiple of the mean.
     pub(super) fn relative(&self, index: usize) -> f64 {
         self.relative[index]

@@ -29,7 +29,7 @@ use crate::{
     endpoint::Endpoint,
     error::{DiscoverError, SharedError},
     node::{Fleet, Node, after},
-    policy::{Policy, Scope},
+    policy::{Policy, Preconnect, Scope},
 };
 
 /// Updates, or nodes that ask for attention, taken together before their effect is published.
@@ -131,6 +131,7 @@ where
             if self.outdated && self.publish().await.is_none() {
                 return;
             }
+            self.connect_next();
             self.dials.start(&self.fleet);
         }
     }
@@ -263,11 +264,12 @@ where
         let listed = self.roster.listed().iter();
         let mut connected = listed.filter(|member| member.node.link.is_up()).count();
         let always = self.scope() == Scope::Listed;
+        let keep_connected = self.keep_connected();
         for rested in rested {
             match rested {
                 Rested::Managed(node) => {
                     node.end_backoff();
-                    if always || connected < self.limits.keep_connected {
+                    if always || connected < keep_connected {
                         connected += 1;
                         self.dials.want(node);
                     }
@@ -279,6 +281,26 @@ where
                     }
                 }
             }
+        }
+    }
+
+    /// How many nodes are kept connected, whichever they are.
+    fn keep_connected(&self) -> usize {
+        match self.preconnect() {
+            Preconnect::Many => self.limits.keep_connected,
+            Preconnect::Next => 0,
+        }
+    }
+
+    /// Under a policy that wants one node connected: dials that, if it is idle.
+    fn connect_next(&mut self) {
+        if self.preconnect() != Preconnect::Next || self.limits.keep_connected == 0 {
+            return;
+        }
+        let Some(shared) = self.shared.upgrade() else { return };
+        let snapshot = shared.snapshot.load();
+        if let Some(node) = snapshot.next(&self.fleet).filter(|node| node.link.is_idle()) {
+            self.dials.want(Arc::clone(node));
         }
     }
 
@@ -323,12 +345,16 @@ where
         self.show_draining();
         self.dials.forget_retired();
         let tiers = snapshot.tiers.iter().map(|tier| &*tier.nodes);
-        self.dials.plan_eager(&self.fleet, tiers, self.limits.keep_connected, scope);
+        self.dials.plan_eager(&self.fleet, tiers, self.keep_connected(), scope);
         Some(())
     }
 
     fn scope(&self) -> Scope {
         self.policy.as_ref().map_or(Scope::Usable, |policy| policy.scope())
+    }
+
+    fn preconnect(&self) -> Preconnect {
+        self.policy.as_ref().map_or(Preconnect::Many, |policy| policy.preconnect())
     }
 
     fn show_draining(&self) {

@@ -148,6 +148,20 @@ impl<S, K> Snapshot<S, K> {
         })
     }
 
+    /// The node that the next request without a key would be sent to, were it up.
+    pub(crate) fn next(&self, fleet: &Fleet) -> Option<&Arc<Node>> {
+        let cap = self.limits.max_in_flight;
+        for tier in &self.tiers {
+            let mut cx = PickContext::new(&tier.nodes, fleet, None, &[], cap, self.scope);
+            match tier.picker.pick(&mut cx) {
+                Pick::Use(index) => return tier.nodes.get(index),
+                Pick::Wait => return None,
+                Pick::Fail => {}
+            }
+        }
+        None
+    }
+
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.tiers.iter().flat_map(|tier| &tier.nodes)
     }

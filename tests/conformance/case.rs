@@ -25,6 +25,8 @@ pub(crate) enum Nature {
     ByLoad,
     /// The least loaded of more than two.
     ByLoadOfMany,
+    /// One node for all requests, as long as it can be used; by chance which.
+    Sticky,
 }
 
 pub(crate) struct Case {
@@ -90,6 +92,32 @@ impl Case {
         }
         counts
     }
+}
+
+impl Case {
+    /// Every cell has its share; of a policy that stays where it is, one has them all.
+    #[track_caller]
+    pub(crate) fn assert_fair(&self, counts: &[u64]) {
+        match self.nature {
+            Nature::Sticky => assert_one(counts),
+            _ => assert_even(counts),
+        }
+    }
+
+    /// All within so many per cent of their mean; of a policy that stays where it is, one has all.
+    #[track_caller]
+    pub(crate) fn assert_within(&self, counts: &[u64], per_cent: f64) {
+        match self.nature {
+            Nature::Sticky => assert_one(counts),
+            _ => assert_within(counts, per_cent),
+        }
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_one(counts: &[u64]) {
+    let used = counts.iter().filter(|&&count| count > 0).count();
+    assert_eq!(used, 1, "one for all: {counts:?}");
 }
 
 pub(crate) fn succeed(mut lease: Lease) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use evenkeel::{Weight, node::Dial, policy::Rng};
 
 use crate::{
-    case::{Case, Nature, assert_even, assert_shares, succeed},
+    case::{Case, Nature, assert_one, assert_shares, succeed},
     numbered::{endpoint, index_of},
 };
 
@@ -87,7 +87,7 @@ pub(crate) fn connected_nodes_come_first(case: &Case) {
     }
     let picked = up.map(|index| counts[index]);
     assert_eq!(picked.iter().sum::<u64>(), 6_000, "{counts:?}");
-    assert_even(&picked);
+    case.assert_fair(&picked);
     if case.nature == Nature::ByKey {
         for _ in 0..300 {
             let key = case.key(&mut rng);
@@ -113,7 +113,10 @@ pub(crate) fn the_rest_keeps_its_weights(case: &Case) {
     bed.links().next().unwrap().failed("refused");
     let counts = case.count(&bed, 3, 8_000);
     assert_eq!(counts[0], 0);
-    assert_shares(&counts[1..], &[3.0, 1.0]);
+    match case.nature {
+        Nature::Sticky => assert_one(&counts[1..]),
+        _ => assert_shares(&counts[1..], &[3.0, 1.0]),
+    }
 }
 
 /// However many others cannot be used, the two that can are compared; with weights, too.
