@@ -156,6 +156,11 @@ impl LinkCell {
         self.word.load(Ordering::Acquire) & FAILING != 0
     }
 
+    /// Whether a dial was asked for that the driver has not heard of yet.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_managed(&self) -> bool {
         self.dialer.get().is_some()
     }

@@ -198,7 +198,9 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
         }
         // One dial under way is enough to wait for.
         if !snapshot.nodes().any(|node| node.link_state() == LinkState::Connecting) {
-            if let Some(idle) = snapshot.nodes().find(|node| node.link.is_idle()) {
+            let next = snapshot.next(&self.fleet).filter(|node| node.link.is_idle());
+            let idle = next.or_else(|| snapshot.nodes().find(|node| node.link.is_idle()));
+            if let Some(idle) = idle {
                 idle.want();
             }
         }

@@ -167,8 +167,8 @@ impl<S, K> Snapshot<S, K> {
     }
 
     /// Whether waiting may help a request that found nothing: some node it has not tried is idle,
-    /// connecting, or dialled again before `deadline`. Where none is connecting, one of the idle is
-    /// wanted: not all, since they may be many more than are kept connected.
+    /// connecting, or dialled again before `deadline`. Where none is connecting or about to, one of the
+    /// idle is wanted: not all, since they may be many more than are kept connected.
     pub(crate) fn may_serve_by(&self, fleet: &Fleet, deadline: Instant, tried: &[NodeId]) -> bool {
         let deadline = fleet.nanos(deadline);
         let (mut hope, mut connecting) = (false, false);
@@ -185,7 +185,7 @@ impl<S, K> Snapshot<S, K> {
                 Some(until) => until <= deadline,
                 None => !node.link.is_up(),
             };
-            connecting |= node.link_state() == LinkState::Connecting;
+            connecting |= node.link_state() == LinkState::Connecting || node.link.is_wanted();
         }
         if let Some(node) = idle.filter(|_| !connecting) {
             node.want();
