@@ -264,6 +264,7 @@ impl Picker for EnvoyLeastRequestPicker {
 }
 
 #[cfg(all(test, not(evenkeel_loom)))]
+#[allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 mod tests {
     use super::*;
     use crate::{Endpoint, Weight, node::Lease, pool::TestBed};
