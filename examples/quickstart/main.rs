@@ -16,7 +16,7 @@ use evenkeel::{
     Balance, BoxError, Endpoint,
     client::HttpService,
     discovery::{Registration, Registry},
-    policy::{IntoPolicy, LeastRequest, NoKey, P2c, RoundRobin},
+    policy::{IntoPolicy, LeastLoad, LeastRequest, NoKey, RoundRobin},
 };
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  refusing     a port where nobody listens");
     run("round robin", RoundRobin::new()).await?;
     run("least request, of two choices", LeastRequest::new()).await?;
-    run("default: expected cost, of two choices", P2c::default()).await?;
+    run("default: expected cost, of all endpoints", LeastLoad::default()).await?;
     Ok(())
 }
 

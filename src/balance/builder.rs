@@ -13,7 +13,7 @@ use crate::{
     error::BuildError,
     health::AnyResponse,
     node::Clock,
-    policy::{IntoPolicy, NoKey, P2c},
+    policy::{IntoPolicy, LeastLoad, NoKey},
     pool::{
         MakeEndpoint, Settings,
         settings::{Changes, setters},
@@ -24,7 +24,7 @@ use crate::{
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`policy`](Self::policy) | [`P2c`] by expected cost |
+/// | [`policy`](Self::policy) | [`LeastLoad`]: the least expected cost of all endpoints, above 64 of six at random |
 /// | [`wait_for_endpoints`](Self::wait_for_endpoints) | 5 s |
 /// | [`max_waiting`](Self::max_waiting) | 10,000 calls |
 /// | [`attempt_timeout`](Self::attempt_timeout) | none |
@@ -67,7 +67,7 @@ impl Balance<Unset> {
     pub fn builder<D: Discover>(source: D) -> Builder<D> {
         let plan = Plan {
             changes: Changes::default(),
-            policy: P2c::default().into_policy(),
+            policy: LeastLoad::default().into_policy(),
             on_empty: None,
             clock: Clock::default(),
             seed: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, weights::Weights};
 use crate::node::Node;
 
-/// The least loaded of all nodes, or of some drawn at random.
+/// The least loaded of all nodes, or of some drawn at random; the default policy.
 ///
 /// Two choices already keep the longest queue exponentially shorter than one (Mitzenmacher, "The
 /// Power of Two Choices in Randomized Load Balancing", 2001), and cost the same however many nodes

@@ -18,8 +18,8 @@ pub enum LoadMetric {
     PeakEwma,
     /// The expected cost: average latency, or the age of the oldest request without an answer if
     /// that is more, times the requests in flight, and this one. Memories fade to the average
-    /// of the pool's latest answers, so that neither an old good time attracts a flood nor an old bad one starves. The
-    /// default.
+    /// of the pool's latest answers, so that neither an old good time attracts a flood nor an old bad
+    /// one starves. The default.
     #[default]
     Cost,
 }
