@@ -69,6 +69,18 @@ pub struct Locality {
     pub zone: Option<Arc<str>>,
     /// The node (machine) inside the zone.
     pub node: Option<Arc<str>>,
+    /// For whom the endpoint is meant, where its source says so.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// For whom an endpoint is meant: those who run in one of the zones, or on one of the nodes. An
+/// empty part says nothing. Kubernetes calls this topology hints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hints {
+    /// The zones whose clients should use the endpoint.
+    pub zones: Vec<Arc<str>>,
+    /// The nodes (machines) whose clients should use the endpoint.
+    pub nodes: Vec<Arc<str>>,
 }
 
 /// Free key-value pairs that a source attaches to an endpoint.

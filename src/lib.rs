@@ -69,7 +69,7 @@ pub use self::{
         Addressed, AddressedFuture, AtBodyEnd, AtResponse, Balance, BalanceLayer, BalancedBody,
         Builder, Complete, Handle, LayerError, ResponseFuture, Unset,
     },
-    endpoint::{Address, Endpoint, Locality, Metadata, Priority, Protocol, Weight},
+    endpoint::{Address, Endpoint, Hints, Locality, Metadata, Priority, Protocol, Weight},
     error::{
         BoxError, BuildError, Census, DiscoverError, Error, ListError, ListErrorReason,
         TargetError, TargetErrorReason, Unsent,

@@ -21,6 +21,8 @@ pub use self::{
 };
 use crate::{endpoint::Endpoint, error::DiscoverError};
 
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod part;
 pub mod refresh;
 mod registry;

@@ -454,7 +454,7 @@ mod tests {
                 let endpoint = Endpoint::new(address)
                     .with_weight(Weight(weight))
                     .with_priority(Priority(priority))
-                    .with_locality(Locality { region, zone, node: None });
+                    .with_locality(Locality { region, zone, ..Locality::default() });
                 match name {
                     Some(name) => endpoint.with_server_name(name),
                     None => endpoint,

@@ -1,0 +1,330 @@
+//! Lists the EndpointSlices, then watches them, for as long as anybody is interested.
+//!
+//! A loop of our own over kube's `Api`, since kube's watcher tells neither bookmarks nor a watch
+//! that ends at once from one that is merely quiet: see `docs/decisions` on the watch.
+
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use futures_core::Stream;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{
+    Api,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    client::{Clients, Loan},
+    failure::{Failure, Verb},
+    slice::SERVICE_LABEL,
+    world::{View, World},
+};
+
+/// Slices in one page of a list, as other clients ask for.
+const PAGE: u32 = 500;
+/// Events that were there at once and are published together.
+const BATCH: usize = 512;
+/// How long the head of a watch may take: the server sends it at once.
+const HEAD: Duration = Duration::from_secs(10);
+/// Ends of a watch in a row, without anything heard from it, after which the version it began at is
+/// not trusted any more: it may be of another life of the API server.
+const FRUITLESS: u32 = 3;
+
+/// What a watch watches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    pub(super) namespace: Arc<str>,
+    /// `None`: every Service of the namespace.
+    pub(super) service: Option<Arc<str>>,
+}
+
+/// How patient a watch is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Silence of a watch that lets it be taken for frozen, where the server is known to send
+    /// bookmarks; also the limit for a list and for the head of a watch.
+    pub(super) silence: Duration,
+    /// The first wait after a failure; it grows up to 30 times that.
+    pub(super) retry: Duration,
+    /// Between two watches that are begun anew because an endpoint failed.
+    pub(super) recheck: Duration,
+}
+
+/// The task of a watch.
+pub(super) struct ListWatch {
+    pub(super) clients: Arc<Clients>,
+    pub(super) scope: Scope,
+    pub(super) patience: Patience,
+    pub(super) view: watch::Sender<View>,
+    /// An endpoint failed: is the watch still good?
+    pub(super) doubts: Arc<Notify>,
+    pub(super) world: World,
+    pub(super) failures: u32,
+    pub(super) reports: u64,
+    /// The server has sent a bookmark, so that a minute without anything is one too many.
+    pub(super) bookmarks: bool,
+}
+
+/// How far a watch came.
+struct Watched {
+    /// The version up to which everything was seen.
+    at: String,
+    heard: bool,
+    /// It lasted for a while.
+    settled: bool,
+}
+
+/// How a watch ended.
+enum Ended {
+    /// The server ended it, as it does after some minutes.
+    Closed,
+    /// The server no longer knows what happened since.
+    Gone,
+    /// Nothing was heard for too long, or an endpoint failed.
+    Doubted,
+    Failed(Failure),
+}
+
+// === impl ListWatch ===
+
+impl ListWatch {
+    /// Never ends by itself.
+    pub(super) async fn run(mut self) {
+        let mut version = None;
+        let mut fruitless = 0;
+        loop {
+            let loan = match self.clients.get().await {
+                Ok(loan) => loan,
+                Err(error) => {
+                    self.report(Failure::of_client(error));
+                    self.back_off().await;
+                    continue;
+                }
+            };
+            let api = Api::namespaced(loan.client.clone(), &self.scope.namespace);
+            let at = match version.take() {
+                Some(at) => at,
+                None => match self.list(&api).await {
+                    Ok(at) => at,
+                    Err(failure) => {
+                        self.fail(failure, &loan).await;
+                        continue;
+                    }
+                },
+            };
+            let mut watch = Watched { at, heard: false, settled: false };
+            let ended = self.watch(&api, &mut watch).await;
+            fruitless = if watch.heard { 0 } else { fruitless + 1 };
+            let trusted = fruitless < FRUITLESS;
+            match ended {
+                Ended::Gone => tracing::debug!(scope = %self.scope, "the watch is too old, listing anew"),
+                Ended::Closed | Ended::Doubted => version = trusted.then_some(watch.at),
+                Ended::Failed(failure) => {
+                    version = (trusted && !failure.is_answer()).then_some(watch.at);
+                    self.fail(failure, &loan).await;
+                    continue;
+                }
+            }
+            // One that ends at once must not make a loop spin, and not all clients of a server that
+            // came back should list in the same moment.
+            if !watch.settled {
+                self.back_off().await;
+            }
+        }
+    }
+
+    /// Lists everything; the version that the list is of. Nothing is taken from half a list.
+    async fn list(&mut self, api: &Api<EndpointSlice>) -> Result<String, Failure> {
+        let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
+        params.label_selector = Some(self.scope.selector());
+        let mut slices = Vec::new();
+        loop {
+            let page = match timeout(self.patience.silence, api.list(&params)).await {
+                Ok(Ok(page)) => page,
+                Ok(Err(error)) if Failure::is_gone(&error) && params.continue_token.is_some() => {
+                    // The pages took longer than the server remembers: all in one, then.
+                    tracing::debug!(scope = %self.scope, "a list expired between its pages");
+                    slices.clear();
+                    params.continue_token = None;
+                    params.limit = None;
+                    continue;
+                }
+                Ok(Err(error)) => return Err(Failure::new(Verb::List, error)),
+                Err(_elapsed) => return Err(Failure::silent(Verb::List, self.patience.silence)),
+            };
+            slices.extend(page.items);
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_some() {
+                continue;
+            }
+            let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+            let version = version.ok_or_else(|| Failure::nonsense(Verb::List, "no version"))?;
+            self.world.replace(slices);
+            let listed_before = self.view.borrow().listed;
+            self.publish(|view| !std::mem::replace(&mut view.listed, true));
+            tracing::debug!(scope = %self.scope, version, again = listed_before, "listed");
+            return Ok(version);
+        }
+    }
+
+    /// Watches from where `watch` is, and moves it on with what is seen.
+    async fn watch(&mut self, api: &Api<EndpointSlice>, watch: &mut Watched) -> Ended {
+        let lasts = watch_seconds();
+        let mut params = WatchParams::default().labels(&self.scope.selector()).timeout(lasts);
+        params.bookmarks = true;
+        let limit = self.patience.silence.min(HEAD);
+        let stream = match timeout(limit, api.watch(&params, &watch.at)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if Failure::is_gone(&error) => return Ended::Gone,
+            Ok(Err(error)) => return Ended::Failed(Failure::new(Verb::Watch, error)),
+            Err(_elapsed) => return Ended::Failed(Failure::silent(Verb::Watch, limit)),
+        };
+        self.view.send_if_modified(|view| view.error.take().is_some());
+        let mut stream = pin!(stream);
+        let doubts = Arc::clone(&self.doubts);
+        let mut quiet = pin!(self.quiet(lasts));
+        let mut settling = pin!(sleep(self.patience.recheck));
+        loop {
+            let mut event = tokio::select! {
+                event = poll_fn(|cx| stream.as_mut().poll_next(cx)) => event,
+                () = quiet.as_mut() => {
+                    let scope = &self.scope;
+                    tracing::info!(%scope, "the watch is silent for too long, beginning anew");
+                    return Ended::Doubted;
+                }
+                () = doubts.notified(), if watch.settled => {
+                    tracing::debug!(scope = %self.scope, "an endpoint failed, beginning the watch anew");
+                    return Ended::Doubted;
+                }
+                () = settling.as_mut(), if !watch.settled => {
+                    watch.settled = true;
+                    continue;
+                }
+            };
+            for _ in 0..BATCH {
+                let taken = match event {
+                    Some(Ok(event)) => self.take(event, &mut watch.at),
+                    Some(Err(error)) => Err(Ended::Failed(Failure::new(Verb::Watch, error))),
+                    None => Err(Ended::Closed),
+                };
+                if let Err(ended) = taken {
+                    self.publish(|_| false);
+                    return ended;
+                }
+                watch.heard = true;
+                match poll_fn(|cx| Poll::Ready(stream.as_mut().poll_next(cx))).await {
+                    Poll::Ready(more) => event = more,
+                    Poll::Pending => break,
+                }
+            }
+            self.publish(|_| false);
+            self.failures = 0;
+            quiet.set(self.quiet(lasts));
+        }
+    }
+
+    fn take(&mut self, event: WatchEvent<EndpointSlice>, at: &mut String) -> Result<(), Ended> {
+        let moved = |slice: &EndpointSlice| slice.metadata.resource_version.clone();
+        let version = match event {
+            WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
+                let version = moved(&slice);
+                self.world.apply(slice);
+                version
+            }
+            WatchEvent::Deleted(slice) => {
+                slice.metadata.name.iter().for_each(|name| self.world.remove(name));
+                moved(&slice)
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                self.bookmarks = true;
+                Some(bookmark.metadata.resource_version)
+            }
+            WatchEvent::Error(status) if status.code == 410 => return Err(Ended::Gone),
+            WatchEvent::Error(status) => {
+                return Err(Ended::Failed(Failure::new(Verb::Watch, kube::Error::Api(status))));
+            }
+        };
+        match version.filter(|version| !version.is_empty()) {
+            Some(version) => *at = version,
+            None => return Err(Ended::Failed(Failure::nonsense(Verb::Watch, "no version"))),
+        }
+        Ok(())
+    }
+
+    /// How long the watch may be silent. The server ends it by itself in time; one that sends
+    /// bookmarks would have said something much earlier.
+    fn quiet(&self, lasts: u32) -> Sleep {
+        let in_time = Duration::from_secs(u64::from(lasts) + 5);
+        sleep(if self.bookmarks { self.patience.silence.min(in_time) } else { in_time })
+    }
+
+    // --- what others see ---
+
+    fn publish(&self, also: impl FnOnce(&mut View) -> bool) {
+        self.view.send_if_modified(|view| {
+            let taken = view.take(&self.world);
+            also(view) || taken
+        });
+    }
+
+    async fn fail(&mut self, failure: Failure, loan: &Loan) {
+        if failure.is_of_client() {
+            self.clients.give_up(loan).await;
+        }
+        self.report(failure);
+        self.back_off().await;
+    }
+
+    fn report(&mut self, failure: Failure) {
+        let error = failure.explain(&self.scope);
+        let known = self.view.borrow().error.as_ref().map(|(_, known)| known.to_string());
+        let Scope { namespace, service } = &self.scope;
+        let service = service.as_deref().unwrap_or("*");
+        if known.is_some_and(|known| known == error.to_string()) {
+            tracing::debug!(%namespace, service, %error, "still no watch of EndpointSlices");
+            return;
+        }
+        tracing::warn!(
+            verb = failure.verb(),
+            resource = "endpointslices.discovery.k8s.io",
+            %namespace, service, %error,
+            "no watch of EndpointSlices, what was last seen stands"
+        );
+        self.reports += 1;
+        self.view.send_modify(|view| view.error = Some((self.reports, error)));
+    }
+
+    /// Waits after a failure: longer each time, and never as long as anybody else.
+    async fn back_off(&mut self) {
+        let factor = 1.6_f64.powi(self.failures.min(10) as i32).min(30.0);
+        self.failures += 1;
+        let jitter = 0.5 + rand::random::<f64>() / 2.0;
+        sleep(self.patience.retry.mul_f64(factor * jitter)).await;
+    }
+}
+
+/// How many seconds a watch is to last: four to five minutes, so that the clients of a server that
+/// was restarted do not renew theirs together for ever.
+fn watch_seconds() -> u32 {
+    240 + rand::random::<u32>() % 60
+}
+
+// === impl Scope ===
+
+impl Scope {
+    fn selector(&self) -> String {
+        match &self.service {
+            Some(service) => format!("{SERVICE_LABEL}={service}"),
+            None => SERVICE_LABEL.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service.as_deref().unwrap_or("*"))
+    }
+}

@@ -1,0 +1,240 @@
+//! Kubernetes: the EndpointSlices of a Service, watched (feature `kubernetes`).
+//!
+//! ```text
+//!  API server ──list, watch──▶ list_watch ──slices──▶ View ──▶ merge ──Update──▶ balancer
+//!                              one task a watch,      latest   one a balancer
+//!                              shared by balancers    wins     and port
+//! ```
+//! A balancer here knows the pods themselves, readiness and all, as kube-proxy does. What the cluster
+//! has to allow for that, and how this compares with a headless Service over DNS, is in
+//! [`docs/kubernetes.md`](https://docs.rs/crate/evenkeel/latest/source/docs/kubernetes.md).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::sync::{Notify, watch};
+
+use self::{
+    client::{Clients, Origin},
+    list_watch::{ListWatch, Patience, Scope},
+    subscriber::Subscriber,
+    world::{View, World},
+};
+pub use self::port::ServicePort;
+use super::{Discover, RefreshRequests, Update, unfold::unfold};
+
+mod client;
+mod failure;
+mod list_watch;
+mod merge;
+mod port;
+mod slice;
+mod subscriber;
+mod world;
+
+/// A Kubernetes cluster, whose Services can be balanced over. Cheap to clone.
+///
+/// All sources made from one of these (or its clones) share one API client, and those of one Service
+/// share one watch. Nothing is read or connected before the first balancer starts; credentials that
+/// are refused later are read again.
+///
+/// ```no_run
+/// use evenkeel::{Balance, discovery::kubernetes::Kubernetes};
+///
+/// # async fn run() -> Result<(), evenkeel::BuildError> {
+/// let cluster = Kubernetes::infer();
+/// let cart = Balance::builder(cluster.service("shop", "cart").port("grpc")).layer()?;
+/// let users = Balance::builder(cluster.service("shop", "users").port(8080)).layer()?;
+/// # let _: (evenkeel::BalanceLayer<_>, evenkeel::BalanceLayer<_>) = (cart, users);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Kubernetes {
+    clients: Arc<Clients>,
+    feeds: Arc<Mutex<HashMap<Scope, Weak<Feed>>>>,
+    patience: Patience,
+    whole_namespaces: bool,
+}
+
+/// The endpoints of one port of one Service: a source.
+///
+/// Endpoints that are ready are used; where none is, those that still serve while they terminate. A
+/// pod's IPv4 and IPv6 address are one endpoint. When the last endpoint goes, requests fail rather
+/// than go to addresses that may be another's by now ([`OnEmpty::Clear`](super::OnEmpty::Clear)).
+#[derive(Clone)]
+pub struct KubernetesService {
+    cluster: Kubernetes,
+    namespace: Arc<str>,
+    service: Arc<str>,
+    port: ServicePort,
+}
+
+/// A watch that is under way, and ends with the last who is interested in it.
+#[derive(Debug)]
+struct Feed {
+    view: watch::Receiver<View>,
+    doubts: Arc<Notify>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    fn over(origin: Origin) -> Self {
+        let patience = Patience {
+            silence: Duration::from_secs(90),
+            retry: Duration::from_millis(500),
+            recheck: Duration::from_secs(10),
+        };
+        Self {
+            clients: Clients::new(origin),
+            feeds: Arc::default(),
+            patience,
+            whole_namespaces: false,
+        }
+    }
+
+    /// The cluster that `client` talks to. The client stays as it is, whatever becomes of its
+    /// credentials.
+    pub fn new(client: kube::Client) -> Self {
+        Self::over(Origin::Given(client))
+    }
+
+    /// The cluster of the kubeconfig (`KUBECONFIG`, else `~/.kube/config`), and where there is none,
+    /// the one that this process runs in as a pod.
+    pub fn infer() -> Self {
+        Self::over(Origin::Infer)
+    }
+
+    /// The cluster that this process runs in as a pod, as its service account.
+    pub fn in_cluster() -> Self {
+        Self::over(Origin::InCluster)
+    }
+
+    /// The cluster of a kubeconfig: of the one at `path`, or of the usual one; and of a `context` in
+    /// it, or of its current one.
+    pub fn kubeconfig(path: Option<PathBuf>, context: Option<&str>) -> Self {
+        Self::over(Origin::Kubeconfig { path, context: context.map(Into::into) })
+    }
+
+    /// How long a watch may be silent before it is taken for frozen and begun anew; 90 s by default.
+    ///
+    /// It counts once the server has shown that it sends bookmarks, as it does about every minute;
+    /// before that, a watch is given up some seconds after the server should have ended it (four to
+    /// five minutes). A list, and the head of a watch, have at most this long as well. Besides, a
+    /// watch is begun anew when an endpoint cannot be connected to, at most every 10 s.
+    #[must_use]
+    pub fn silence_limit(mut self, silence: Duration) -> Self {
+        self.patience.silence = silence;
+        self
+    }
+
+    /// Watches whole namespaces, one watch for all Services of a namespace that are balanced over,
+    /// rather than one a Service: fewer connections, for the memory of every slice in the namespace.
+    #[must_use]
+    pub fn watch_whole_namespaces(mut self) -> Self {
+        self.whole_namespaces = true;
+        self
+    }
+
+    /// A Service of this cluster; its only port, unless [`KubernetesService::port`] names one.
+    pub fn service(
+        &self,
+        namespace: impl Into<Arc<str>>,
+        service: impl Into<Arc<str>>,
+    ) -> KubernetesService {
+        KubernetesService {
+            cluster: self.clone(),
+            namespace: namespace.into(),
+            service: service.into(),
+            port: ServicePort::Only,
+        }
+    }
+
+    /// The watch for `service`: the one that is under way, or a new one.
+    fn feed(&self, namespace: &Arc<str>, service: &Arc<str>) -> Arc<Feed> {
+        let service = (!self.whole_namespaces).then(|| Arc::clone(service));
+        let scope = Scope { namespace: Arc::clone(namespace), service };
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = feeds.get(&scope).and_then(Weak::upgrade);
+        // Its task ends only with the runtime that it was started on.
+        if let Some(feed) = known.filter(|feed| !feed.task.is_finished()) {
+            return feed;
+        }
+        feeds.retain(|_, feed| feed.strong_count() > 0);
+        let (sender, view) = watch::channel(View::default());
+        let doubts = Arc::new(Notify::new());
+        let task = ListWatch {
+            clients: Arc::clone(&self.clients),
+            scope: scope.clone(),
+            patience: self.patience,
+            view: sender,
+            doubts: Arc::clone(&doubts),
+            world: World::default(),
+            failures: 0,
+            reports: 0,
+            bookmarks: false,
+        };
+        let feed = Arc::new(Feed { view, doubts, task: tokio::spawn(task.run()) });
+        feeds.insert(scope, Arc::downgrade(&feed));
+        feed
+    }
+}
+
+impl fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kubernetes").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+// === impl Feed ===
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+// === impl KubernetesService ===
+
+impl KubernetesService {
+    /// Which port of the Service: its name, or the number that the *pods* listen on.
+    #[must_use]
+    pub fn port(mut self, port: impl Into<ServicePort>) -> Self {
+        self.port = port.into();
+        self
+    }
+}
+
+impl Discover for KubernetesService {
+    fn watch(self, refresh: RefreshRequests) -> impl Stream<Item = Update> + Send + 'static {
+        unfold(Subscriber::new(self, refresh), Subscriber::next)
+    }
+
+    fn target(&self) -> Arc<str> {
+        self.to_string().into()
+    }
+}
+
+impl fmt::Display for KubernetesService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k8s://{}/{}", self.namespace, self.service)?;
+        match &self.port {
+            ServicePort::Only => Ok(()),
+            ServicePort::Name(name) => write!(f, ":{name}"),
+            ServicePort::Number(number) => write!(f, ":{number}"),
+        }
+    }
+}
+
+impl fmt::Debug for KubernetesService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KubernetesService({self})")
+    }
+}

@@ -1,0 +1,123 @@
+//! One balancer's interest in a watch: from the slices that it publishes to updates.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{Feed, KubernetesService, merge::Merge, world::View};
+use crate::{
+    discovery::{RefreshRequests, Update},
+    error::DiscoverError,
+};
+
+/// What follows a change within this time is one update with it: a rollout writes many slices, and a
+/// pod of two families comes in two.
+const MERGE_WINDOW: Duration = Duration::from_millis(20);
+/// Before a watch whose runtime is gone is begun on this one.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// The state of the stream of a [`KubernetesService`].
+pub(super) struct Subscriber {
+    source: KubernetesService,
+    refresh: RefreshRequests,
+    watch: Option<(Arc<Feed>, watch::Receiver<View>)>,
+    merge: Merge,
+    /// To be said before anything is waited for.
+    next: Option<Update>,
+    /// The name in what is said of it.
+    name: String,
+    said: Said,
+}
+
+/// What was said last.
+#[derive(Default)]
+struct Said {
+    anything: bool,
+    /// Why there was nothing, if there was.
+    nothing: Option<String>,
+    report: Option<u64>,
+}
+
+// === impl Subscriber ===
+
+impl Subscriber {
+    pub(super) fn new(source: KubernetesService, refresh: RefreshRequests) -> Self {
+        let merge = Merge::new(source.port.clone());
+        let name = format!("Service `{}/{}`", source.namespace, source.service);
+        Self { source, refresh, watch: None, merge, next: None, name, said: Said::default() }
+    }
+
+    pub(super) async fn next(mut self) -> (Update, Self) {
+        loop {
+            if let Some(update) = self.next.take() {
+                return (update, self);
+            }
+            let Some((feed, view)) = &mut self.watch else {
+                let feed = self.source.cluster.feed(&self.source.namespace, &self.source.service);
+                let mut view = feed.view.clone();
+                let seen = view.borrow_and_update().clone();
+                self.watch = Some((feed, view));
+                if let Some(update) = self.say(&seen) {
+                    return (update, self);
+                }
+                continue;
+            };
+            let changed = tokio::select! {
+                changed = view.changed() => changed,
+                () = self.refresh.requested() => {
+                    feed.doubts.notify_one();
+                    continue;
+                }
+            };
+            if changed.is_err() {
+                self.watch = None;
+                sleep(RESTART).await;
+                continue;
+            }
+            if self.said.anything {
+                sleep(MERGE_WINDOW).await;
+            }
+            let seen = view.borrow_and_update().clone();
+            if let Some(update) = self.say(&seen) {
+                return (update, self);
+            }
+        }
+    }
+
+    /// What is new in `view`, if anything.
+    fn say(&mut self, view: &View) -> Option<Update> {
+        let error = view.error.as_ref();
+        let report = error.map(|(number, _)| *number);
+        let error_is_news = report != self.said.report;
+        self.said.report = report;
+        let error: Option<DiscoverError> = error.map(|(_, error)| error.clone());
+        if !view.listed {
+            return error.filter(|_| error_is_news).map(Update::Failed);
+        }
+        let set_is_news = self.merge.apply(&view.slices(&self.source.service));
+        let update = self.merge.update(&self.name);
+        let nothing = match &update {
+            Update::Empty(reason) => Some(reason.to_string()),
+            Update::Failed(error) => Some(error.to_string()),
+            _ => None,
+        };
+        let emptiness_is_news = nothing != self.said.nothing;
+        let first = !std::mem::replace(&mut self.said.anything, true);
+        self.said.nothing = nothing;
+        let news = set_is_news || emptiness_is_news || first;
+        match (update, error) {
+            (Update::Set(set), Some(error)) if news || error_is_news => {
+                Some(Update::Partial(set, error))
+            }
+            // Known while the watch worked: that it no longer does is said, and changes nothing.
+            (_, Some(error)) if error_is_news && !news => Some(Update::Failed(error)),
+            (update, error) if news => {
+                self.next = error.filter(|_| error_is_news).map(Update::Failed);
+                Some(update)
+            }
+            // It works again: what is in force is said once more, now without an error.
+            (update, None) if error_is_news => Some(update),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `k8s://namespace/service:port`.
+
+use std::path::PathBuf;
+
+use super::{Kubernetes, KubernetesService, ServicePort};
+use crate::{
+    discovery::{part::Part, target::uri::Uri},
+    error::{TargetError, TargetErrorReason},
+};
+
+/// The source that a target of this scheme names.
+pub(in crate::discovery) fn source(uri: &mut Uri<'_>) -> Result<KubernetesService, TargetError> {
+    let kubeconfig = uri.take("kubeconfig").map(|path| PathBuf::from(path.text));
+    let context = uri.take("context").map(|context| context.text);
+    let cluster = match (kubeconfig, context) {
+        (None, None) => Kubernetes::infer(),
+        (path, context) => Kubernetes::kubeconfig(path, context),
+    };
+    let body = uri.body();
+    let parts = body.split_once('/');
+    let (namespace, rest) = parts.ok_or_else(|| {
+        uri.wrong(body, TargetErrorReason::Expected("Service: `namespace/service:port`"))
+    })?;
+    let (service, port) = match rest.split_once(':') {
+        Some((service, port)) => (service, Some(port)),
+        None => (rest, None),
+    };
+    let service = cluster.service(label(uri, namespace)?, label(uri, service)?);
+    Ok(match port {
+        None => service,
+        Some(port) if port.text.is_empty() => {
+            return Err(uri.wrong(rest, TargetErrorReason::NoPort));
+        }
+        Some(port) if port.text.starts_with(|first: char| first.is_ascii_digit()) => {
+            service.port(ServicePort::Number(uri.port(port)?))
+        }
+        Some(port) => service.port(ServicePort::Name(label(uri, port)?.into())),
+    })
+}
+
+/// The names of namespaces, Services and ports are labels of RFC 1123.
+fn label<'a>(uri: &Uri<'_>, part: Part<'a>) -> Result<&'a str, TargetError> {
+    let text = part.text;
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let allowed = text.bytes().all(|byte| is_alphanumeric(byte) || byte == b'-');
+    let ends = [text.bytes().next(), text.bytes().last()];
+    if text.len() <= 63 && allowed && ends.iter().all(|end| end.is_some_and(is_alphanumeric)) {
+        return Ok(text);
+    }
+    let rule = "Kubernetes takes `a` to `z`, `0` to `9` and `-` inside, at most 63 of them";
+    Err(uri.wrong(part, TargetErrorReason::Name(rule.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        discovery::{Discover, OnEmpty, Target},
+        error::{BuildError, TargetErrorReason as Reason},
+    };
+
+    #[test]
+    fn a_target_names_a_service_and_a_port() {
+        for text in [
+            "k8s://shop/cart",
+            "k8s://shop/cart:grpc",
+            "k8s://shop/cart:8080",
+            "K8S://shop-2/cart:http-8080?context=kind&on_empty=30s",
+            "k8s://shop/cart:grpc?kubeconfig=/etc/kube/config",
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(&*Discover::target(&target), text);
+        }
+        assert_eq!(Target::parse("k8s://shop/cart:grpc").unwrap().on_empty(), OnEmpty::Clear);
+    }
+
+    #[test]
+    fn what_is_no_service_is_told_with_its_place() {
+        let long = format!("k8s://shop/{}", "x".repeat(64));
+        for (text, position, part) in [
+            ("k8s://", 6, ""),
+            ("k8s://cart:grpc", 6, "cart:grpc"),
+            ("k8s://cart.shop.svc.cluster.local", 6, "cart.shop.svc.cluster.local"),
+            ("k8s:///cart", 6, ""),
+            ("k8s://shop/", 11, ""),
+            ("k8s://shop/Cart", 11, "Cart"),
+            ("k8s://shop/-cart", 11, "-cart"),
+            ("k8s://shop/cart/x:80", 11, "cart/x"),
+            ("k8s://shop/cart:", 11, "cart:"),
+            ("k8s://shop/cart:0", 16, "0"),
+            ("k8s://shop/cart:65536", 16, "65536"),
+            ("k8s://shop/cart:80:81", 16, "80:81"),
+            ("k8s://shop/cart:_http", 16, "_http"),
+            ("k8s://shop/cart?port=80", 16, "port"),
+            (&*long, 11, &"x".repeat(64)),
+        ] {
+            let error = Target::parse(text).unwrap_err();
+            let BuildError::InTarget(error) = error else { panic!("{text}: {error}") };
+            assert_eq!((error.position, &*error.part), (position, part), "{error}");
+        }
+        let Err(BuildError::InTarget(error)) = Target::parse("k8s://shop/cart?port=80") else {
+            panic!("there is no such option")
+        };
+        assert!(matches!(&error.reason, Reason::Option(known) if known.contains("`kubeconfig`")));
+    }
+}
