@@ -15,7 +15,8 @@ pub(super) enum Verb {
 /// Why a list or a watch failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    verb: Option<Verb>,
+    /// `None`: there was no client to do anything with.
+    pub(super) verb: Option<Verb>,
     cause: Cause,
 }
 
@@ -52,7 +53,7 @@ impl Failure {
         matches!(error, kube::Error::Api(status) if status.code == 410)
     }
 
-    pub(super) fn verb(&self) -> &'static str {
+    pub(super) fn doing(&self) -> &'static str {
         match self.verb {
             Some(Verb::List) => "list",
             Some(Verb::Watch) => "watch",
@@ -78,7 +79,7 @@ impl Failure {
     /// What is said of it, with what can be done about it.
     pub(super) fn explain(&self, scope: &Scope) -> DiscoverError {
         let doing = || {
-            let (verb, namespace) = (self.verb(), &scope.namespace);
+            let (verb, namespace) = (self.doing(), &scope.namespace);
             format!("cannot {verb} endpointslices.discovery.k8s.io in namespace `{namespace}`")
         };
         match &self.cause {

@@ -49,7 +49,7 @@ pub(super) struct Patience {
     pub(super) silence: Duration,
     /// The first wait after a failure; it grows up to 30 times that.
     pub(super) retry: Duration,
-    /// Between two watches that are begun anew because an endpoint failed.
+    /// Between two watches that are begun anew because an endpoint failed; not above `silence`.
     pub(super) recheck: Duration,
 }
 
@@ -64,6 +64,8 @@ pub(super) struct ListWatch {
     pub(super) world: World,
     pub(super) failures: u32,
     pub(super) reports: u64,
+    /// What the last report was of.
+    pub(super) reported: Option<Verb>,
     /// The server has sent a bookmark, so that a minute without anything is one too many.
     pub(super) bookmarks: bool,
 }
@@ -108,7 +110,10 @@ impl ListWatch {
             let at = match version.take() {
                 Some(at) => at,
                 None => match self.list(&api).await {
-                    Ok(at) => at,
+                    Ok(at) => {
+                        fruitless = 0;
+                        at
+                    }
                     Err(failure) => {
                         self.fail(failure, &loan).await;
                         continue;
@@ -164,7 +169,11 @@ impl ListWatch {
             let version = version.ok_or_else(|| Failure::nonsense(Verb::List, "no version"))?;
             self.world.replace(slices);
             let listed_before = self.view.borrow().listed;
-            self.publish(|view| !std::mem::replace(&mut view.listed, true));
+            let solved = self.reported == Some(Verb::List);
+            self.publish(|view| {
+                let solved = solved && view.error.take().is_some();
+                !std::mem::replace(&mut view.listed, true) || solved
+            });
             tracing::debug!(scope = %self.scope, version, again = listed_before, "listed");
             return Ok(version);
         }
@@ -186,7 +195,7 @@ impl ListWatch {
         let mut stream = pin!(stream);
         let doubts = Arc::clone(&self.doubts);
         let mut quiet = pin!(self.quiet(lasts));
-        let mut settling = pin!(sleep(self.patience.recheck));
+        let mut settling = pin!(sleep(self.patience.recheck.min(self.patience.silence)));
         loop {
             let mut event = tokio::select! {
                 event = poll_fn(|cx| stream.as_mut().poll_next(cx)) => event,
@@ -288,12 +297,13 @@ impl ListWatch {
             return;
         }
         tracing::warn!(
-            verb = failure.verb(),
+            verb = failure.doing(),
             resource = "endpointslices.discovery.k8s.io",
             %namespace, service, %error,
             "no watch of EndpointSlices, what was last seen stands"
         );
         self.reports += 1;
+        self.reported = failure.verb;
         self.view.send_modify(|view| view.error = Some((self.reports, error)));
     }
 

@@ -179,6 +179,7 @@ impl Kubernetes {
             world: World::default(),
             failures: 0,
             reports: 0,
+            reported: None,
             bookmarks: false,
         };
         let feed = Arc::new(Feed { view, doubts, task: tokio::spawn(task.run()) });

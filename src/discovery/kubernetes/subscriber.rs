@@ -106,15 +106,13 @@ impl Subscriber {
         self.said.nothing = nothing;
         let news = set_is_news || emptiness_is_news || first;
         match (update, error) {
-            (Update::Set(set), Some(error)) if news || error_is_news => {
-                Some(Update::Partial(set, error))
-            }
-            // Known while the watch worked: that it no longer does is said, and changes nothing.
-            (_, Some(error)) if error_is_news && !news => Some(Update::Failed(error)),
+            (Update::Set(set), Some(error)) if news => Some(Update::Partial(set, error)),
             (update, error) if news => {
                 self.next = error.filter(|_| error_is_news).map(Update::Failed);
                 Some(update)
             }
+            // The last set stands, and it no longer is what there is for certain.
+            (_, Some(error)) if error_is_news => Some(Update::Failed(error)),
             // It works again: what is in force is said once more, now without an error.
             (update, None) if error_is_news => Some(update),
             _ => None,

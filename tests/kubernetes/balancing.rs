@@ -1,0 +1,92 @@
+//! Balancers over the source: sharing, and requests.
+
+use super::{api_server::Verb, *};
+
+/// R8: balancers share one watch of a Service, ports and all, and it ends with the last of them.
+#[tokio::test]
+async fn r8_balancers_share_a_watch_and_end_it() {
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let cart = cluster(&api).service("shop", "cart");
+    let mut all: Vec<_> = (0..20).map(|_| Updates::of(cart.clone())).collect();
+    for updates in &mut all {
+        assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+    }
+    let mut by_number = Updates::of(cart.clone().port(8080));
+    assert_eq!(by_number.set().await, ["10.0.0.1:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    assert_eq!((api.count(Verb::List), api.count(Verb::Watch)), (1, 1));
+    drop(all);
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
+    assert_eq!(by_number.set().await, ["10.0.0.2:8080"]);
+    drop(by_number);
+    until("the end of the watch", || {
+        api.bookmark();
+        api.open_watches() == 0
+    })
+    .await;
+    // Whoever comes later begins anew.
+    let mut later = Updates::of(cart);
+    assert_eq!(later.set().await, ["10.0.0.2:8080"]);
+    assert_eq!(api.count(Verb::List), 2);
+}
+
+/// Several Services, one watch, if so wished.
+#[tokio::test]
+async fn services_of_a_namespace_may_share_one_watch() {
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    api.put("shop", "users-a", slice("users", [ready("10.0.0.2")]));
+    let cluster = cluster(&api).watch_whole_namespaces();
+    let mut cart = Updates::of(cluster.service("shop", "cart"));
+    let mut users = Updates::of(cluster.service("shop", "users"));
+    assert_eq!(cart.set().await, ["10.0.0.1:8080"]);
+    assert_eq!(users.set().await, ["10.0.0.2:8080"]);
+    api.put("shop", "users-a", slice("users", [ready("10.0.0.3")]));
+    assert_eq!(users.set().await, ["10.0.0.3:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    assert_eq!((api.count(Verb::List), api.count(Verb::Watch)), (1, 1));
+    assert!(cart.says_nothing(), "a change of one Service is none of the other's concern");
+    let selectors = api.queries(Verb::Watch);
+    assert!(selectors[0].contains("labelSelector=kubernetes.io%2Fservice-name&"), "{selectors:?}");
+}
+
+/// R8, R11: only the slices of the Service are asked for, and so only they cost memory.
+#[tokio::test]
+async fn r11_only_the_slices_of_the_service_are_asked_for() {
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let mut updates = Updates::of(source(&api));
+    updates.set().await;
+    until("the watch", || api.open_watches() == 1).await;
+    for query in [api.queries(Verb::List), api.queries(Verb::Watch)].concat() {
+        assert!(query.contains("labelSelector=kubernetes.io%2Fservice-name%3Dcart"), "{query}");
+    }
+    assert!(api.queries(Verb::Watch)[0].contains("allowWatchBookmarks=true"));
+}
+
+/// R8: a source that nobody looks at piles up nothing: after ten thousand changes it has one update,
+/// the last.
+#[tokio::test]
+async fn r8_ten_thousand_changes_are_one_update() {
+    let api = ApiServer::start().await;
+    let mut updates = Updates::of(source(&api));
+    updates.empty().await;
+    until("the watch", || api.open_watches() == 1).await;
+    let mut other = Updates::of(source(&api));
+    for index in 0..10_000 {
+        api.put("shop", "cart-a", slice("cart", [ready(&ip(index))]));
+        if index % 500 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let last = format!("{}:8080", ip(9_999));
+    other.until_set(&[&last]).await;
+    loop {
+        // In at most two: what was seen first, and what had come by then.
+        if updates.set().await == [last.as_str()] {
+            break;
+        }
+    }
+    assert!(updates.says_nothing());
+}
