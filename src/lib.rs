@@ -40,6 +40,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `http` | yes | [`client`]: a plain HTTP/1.1 and HTTP/2 transport, `Builder::http()` |
+//! | `kubernetes` | no | `discovery::kubernetes`: the endpoints of a Service, watched |
 //! | `full` | no | all of the above |
 //!
 //! # Where things are

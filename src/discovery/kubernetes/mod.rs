@@ -36,6 +36,7 @@ mod merge;
 mod port;
 mod slice;
 mod subscriber;
+pub(in crate::discovery) mod target;
 mod world;
 
 /// A Kubernetes cluster, whose Services can be balanced over. Cheap to clone.

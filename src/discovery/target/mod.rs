@@ -246,6 +246,13 @@ impl Targets {
         Err(missing("dns", uri))
     }
 
+    #[cfg(feature = "kubernetes")]
+    fn kubernetes(&self, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
+        uri.read_options()?;
+        Ok(erase(super::kubernetes::target::source(uri)?))
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
     fn kubernetes(&self, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
         Err(missing("kubernetes", uri))
     }

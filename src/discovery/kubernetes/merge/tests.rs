@@ -1,0 +1,123 @@
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proptest::prelude::*;
+
+use super::{super::slice::Port, *};
+use crate::endpoint::Locality;
+
+/// One entry: the last part of its address, whether it is IPv6, its class, and its pod.
+type Given = (u8, bool, u8, Option<u8>);
+
+fn slice(entries: &[Given]) -> Arc<Slice> {
+    let pod = |number: u8| {
+        let name: Arc<str> = format!("pod-{number}").into();
+        Pod { uid: Arc::clone(&name), name }
+    };
+    let entry = |&(last, six, class, of): &Given| Entry {
+        address: if six {
+            IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
+        } else {
+            IpAddr::from([10, 0, 0, last])
+        },
+        class: [Class::Out, Class::LastResort, Class::Ready][usize::from(class % 3)],
+        pod: of.map(pod),
+        locality: Locality::default(),
+    };
+    let port = Port { name: "http".into(), number: Some(80), protocol: Protocol::Unspecified };
+    Arc::new(Slice {
+        service: "cart".into(),
+        ports: Some(vec![port]),
+        endpoints: entries.iter().map(entry).collect(),
+        of_names: false,
+    })
+}
+
+fn addresses(merge: &Merge) -> BTreeSet<Vec<String>> {
+    match merge.update("cart") {
+        Update::Set(set) => set
+            .iter()
+            .map(|endpoint| endpoint.addresses().map(ToString::to_string).collect())
+            .collect(),
+        Update::Empty(_) => BTreeSet::new(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn entries() -> impl Strategy<Value = Vec<Given>> {
+    prop::collection::vec((0..12_u8, any::<bool>(), 0..3_u8, prop::option::of(0..6_u8)), 0..8)
+}
+
+proptest! {
+    /// R10: whatever changes came before, the result is that of reading all slices at once; and it is
+    /// said to have changed exactly when it did.
+    #[test]
+    fn r10_changes_one_by_one_give_what_a_fresh_reading_gives(
+        steps in prop::collection::vec((0..4_usize, prop::option::of(entries())), 1..40),
+    ) {
+        let mut merge = Merge::new(ServicePort::from("http"));
+        let mut slices = Slices::new();
+        let mut before = BTreeSet::new();
+        for (at, change) in steps {
+            let name: Arc<str> = format!("cart-{at}").into();
+            match change {
+                Some(entries) => drop(slices.insert(name, slice(&entries))),
+                None => drop(slices.remove(&name)),
+            }
+            let slices = Arc::new(slices.clone());
+            let changed = merge.apply(&slices);
+            let mut fresh = Merge::new(ServicePort::from("http"));
+            fresh.apply(&slices);
+            let now = addresses(&merge);
+            prop_assert_eq!(&now, &addresses(&fresh));
+            prop_assert!(changed || now == before, "a change was not said");
+            prop_assert!(!merge.apply(&slices), "nothing changed");
+            before = now;
+        }
+        merge.apply(&Arc::default());
+        prop_assert!(merge.places.is_empty() && merge.servers.is_empty() && merge.listed.is_empty());
+        prop_assert_eq!(merge.ready, 0);
+    }
+
+    /// R10: without pods, the set is the plain union: what some slice says is ready, else what some
+    /// slice says still serves.
+    #[test]
+    fn r10_without_pods_it_is_the_plain_union(
+        given in prop::collection::vec(prop::collection::vec((0..12_u8, Just(false), 0..3_u8, Just(None)), 0..8), 0..5),
+    ) {
+        let slices: Slices =
+            given.iter().enumerate().map(|(at, entries)| (format!("s{at}").into(), slice(entries))).collect();
+        let mut merge = Merge::new(ServicePort::from("http"));
+        merge.apply(&Arc::new(slices));
+        let of_class = |wanted: u8| -> BTreeSet<Vec<String>> {
+            let all = given.iter().flatten().filter(|(_, _, class, _)| *class == wanted);
+            all.map(|(last, ..)| vec![format!("10.0.0.{last}:80")]).collect()
+        };
+        let ready = of_class(2);
+        let expected = if ready.is_empty() { of_class(1) } else { ready };
+        prop_assert_eq!(addresses(&merge), expected);
+    }
+}
+
+/// A slice that changes costs what is in it, and the endpoints of others are not even compared: they
+/// stay the same allocation.
+#[test]
+fn unchanged_endpoints_are_kept_as_they_are() {
+    let mut slices = Slices::new();
+    slices.insert("a".into(), slice(&[(1, false, 2, None), (2, false, 2, None)]));
+    slices.insert("b".into(), slice(&[(3, false, 2, None)]));
+    let mut merge = Merge::new(ServicePort::Only);
+    assert!(merge.apply(&Arc::new(slices.clone())));
+    let set = |merge: &Merge| match merge.update("cart") {
+        Update::Set(set) => set,
+        other => panic!("{other:?}"),
+    };
+    let before = set(&merge);
+    slices.insert("b".into(), slice(&[(3, false, 2, None), (4, false, 2, None)]));
+    assert!(merge.apply(&Arc::new(slices)));
+    let after = set(&merge);
+    assert_eq!(after.len(), 4);
+    for endpoint in &before {
+        let same = after.iter().find(|other| other.identity() == endpoint.identity()).unwrap();
+        assert!(Arc::ptr_eq(same.parts(), endpoint.parts()), "{endpoint}");
+    }
+}
