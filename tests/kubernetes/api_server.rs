@@ -118,8 +118,11 @@ impl ApiServer {
             }
         };
         self.address = listener.local_addr().unwrap();
-        let handler =
-            Handler { state: self.state.clone(), changed: self.changed.clone(), cut: self.cut.clone() };
+        let handler = Handler {
+            state: self.state.clone(),
+            changed: self.changed.clone(),
+            cut: self.cut.clone(),
+        };
         self.connections = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -127,7 +130,8 @@ impl ApiServer {
                 let handler = handler.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| handler.clone().answer(request));
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ =
+                        http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
                 while connections.try_join_next().is_some() {}
             }
@@ -339,12 +343,14 @@ impl Handler {
         let Some(query) = Query::parse(request.uri()) else {
             return Ok(answer(404, json!({"kind": "Status", "code": 404}).to_string()));
         };
-        let watching = query.parameters.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
+        let watching =
+            query.parameters.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
         let verb = if watching { Verb::Watch } else { Verb::List };
         let (fault, authorised, frozen) = {
             let mut state = self.state.lock().unwrap();
             state.seen.push((verb, request.uri().query().unwrap_or_default().to_owned()));
-            let given = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+            let given =
+                request.headers().get("authorization").and_then(|value| value.to_str().ok());
             let wanted = state.token.as_ref().map(|token| format!("Bearer {token}"));
             let authorised = wanted.is_none() || wanted.as_deref() == given;
             (state.faults.get(&verb).copied(), authorised, state.frozen)
@@ -371,7 +377,8 @@ impl Handler {
         if skip > 0 && state.expire_pages {
             return answer(410, json_of(GONE_LIST).to_string());
         }
-        let limit = query.parameters.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+        let limit =
+            query.parameters.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
         let page = if limit == usize::MAX { limit } else { limit.min(state.page) };
         let of_query = state.slices.values().filter(|slice| query.matches(slice));
         let all: Vec<Value> = of_query.cloned().collect();
@@ -458,8 +465,7 @@ async fn send_events(
     loop {
         let (lines, frozen) = {
             let state = open.state.lock().unwrap();
-            let lines =
-                if state.deaf { Vec::new() } else { lines(&state, &query, &mut from) };
+            let lines = if state.deaf { Vec::new() } else { lines(&state, &query, &mut from) };
             (lines, state.frozen)
         };
         if frozen {
@@ -521,7 +527,8 @@ impl Query {
     fn matches(&self, slice: &Value) -> bool {
         let service = slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str();
         slice["metadata"]["namespace"] == self.namespace.as_str()
-            && service.is_some_and(|service| self.service.as_deref().is_none_or(|own| own == service))
+            && service
+                .is_some_and(|service| self.service.as_deref().is_none_or(|own| own == service))
     }
 }
 
@@ -562,6 +569,8 @@ fn answer(code: u16, body: String) -> Response<Body> {
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
     let mut response = Response::new(BodyExt::boxed(body));
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("application/json"));
     response
 }

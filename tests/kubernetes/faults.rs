@@ -107,7 +107,13 @@ async fn r12_a_forbidden_list_says_what_is_missing() {
     until("a second try", || api.count(Verb::List) >= 2).await;
     let warnings = logged.warnings("no watch of EndpointSlices");
     let [warning] = &warnings[..] else { panic!("once, not every time: {warnings:?}") };
-    for part in ["verb=\"list\"", "resource=\"endpointslices.discovery.k8s.io\"", "namespace=shop", "service=\"cart\"", "403"] {
+    for part in [
+        "verb=\"list\"",
+        "resource=\"endpointslices.discovery.k8s.io\"",
+        "namespace=shop",
+        "service=\"cart\"",
+        "403",
+    ] {
         assert!(warning.contains(part), "{part} in {warning}");
     }
     api.heal();
@@ -316,7 +322,10 @@ async fn r12_an_expired_token_is_read_again() {
     loop {
         match updates.next().await {
             Update::Failed(error) if error.to_string().contains("401") => {
-                assert!(error.to_string().contains("the credentials are expired or wrong"), "{error}");
+                assert!(
+                    error.to_string().contains("the credentials are expired or wrong"),
+                    "{error}"
+                );
                 break;
             }
             Update::Failed(_) | Update::Set(_) => {}

@@ -46,13 +46,10 @@ fn slice(service: &str, endpoints: impl IntoIterator<Item = Value>) -> Value {
     slice_with(service, json!([{"name": "http", "port": 8080, "protocol": "TCP"}]), endpoints)
 }
 
-fn slice_with(
-    service: &str,
-    ports: Value,
-    endpoints: impl IntoIterator<Item = Value>,
-) -> Value {
+fn slice_with(service: &str, ports: Value, endpoints: impl IntoIterator<Item = Value>) -> Value {
     let endpoints: Vec<_> = endpoints.into_iter().collect();
-    let first = endpoints.first().and_then(|one| one["addresses"][0].as_str().map(ToOwned::to_owned));
+    let first =
+        endpoints.first().and_then(|one| one["addresses"][0].as_str().map(ToOwned::to_owned));
     let family = match first {
         Some(address) if address.contains(':') => "IPv6",
         _ => "IPv4",

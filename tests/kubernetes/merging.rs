@@ -83,7 +83,8 @@ async fn r10_ports_are_found_by_name_and_number() {
 }
 
 fn pod(mut endpoint: Value, name: &str) -> Value {
-    endpoint["targetRef"] = json!({"kind": "Pod", "namespace": "shop", "name": name, "uid": format!("uid {name}")});
+    endpoint["targetRef"] =
+        json!({"kind": "Pod", "namespace": "shop", "name": name, "uid": format!("uid {name}")});
     endpoint
 }
 
@@ -139,7 +140,8 @@ async fn zone_node_hints_and_protocol_reach_the_endpoint() {
     let mut one = ready("10.0.0.1");
     one["zone"] = json!("z1");
     one["nodeName"] = json!("n1");
-    one["hints"] = json!({"forZones": [{"name": "z1"}, {"name": "z2"}], "forNodes": [{"name": "n1"}]});
+    one["hints"] =
+        json!({"forZones": [{"name": "z1"}, {"name": "z2"}], "forNodes": [{"name": "n1"}]});
     let ports = json!([{"name": "http", "port": 8080, "appProtocol": "kubernetes.io/h2c"}]);
     api.put("shop", "cart-a", slice_with("cart", ports, [one]));
     let mut updates = Updates::of(source(&api));
@@ -149,7 +151,10 @@ async fn zone_node_hints_and_protocol_reach_the_endpoint() {
     assert_eq!((locality.zone.as_deref(), locality.node.as_deref()), (Some("z1"), Some("n1")));
     let hints = locality.hints.as_ref().unwrap();
     let names = |of: &[std::sync::Arc<str>]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!((names(&hints.zones), names(&hints.nodes)), (vec!["z1".into(), "z2".into()], vec!["n1".into()]));
+    assert_eq!(
+        (names(&hints.zones), names(&hints.nodes)),
+        (vec!["z1".into(), "z2".into()], vec!["n1".into()])
+    );
     assert_eq!(endpoint.protocol(), evenkeel::Protocol::Http2);
 }
 
@@ -216,5 +221,9 @@ async fn a_recorded_watch_is_understood() {
         }
         kinds.push(event["type"].as_str().unwrap().to_owned());
     }
-    assert!(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"].iter().all(|kind| kinds.iter().any(|seen| seen == kind)));
+    assert!(
+        ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+            .iter()
+            .all(|kind| kinds.iter().any(|seen| seen == kind))
+    );
 }

@@ -115,8 +115,14 @@ impl Origin {
     }
 }
 
-fn unusable(origin: &Origin, error: impl std::error::Error + Send + Sync + 'static) -> DiscoverError {
-    DiscoverError::caused(format!("no way to a Kubernetes API server from {origin}: {error}"), error)
+fn unusable(
+    origin: &Origin,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> DiscoverError {
+    DiscoverError::caused(
+        format!("no way to a Kubernetes API server from {origin}: {error}"),
+        error,
+    )
 }
 
 impl fmt::Display for Origin {

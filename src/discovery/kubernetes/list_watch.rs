@@ -125,7 +125,9 @@ impl ListWatch {
             fruitless = if watch.heard { 0 } else { fruitless + 1 };
             let trusted = fruitless < FRUITLESS;
             match ended {
-                Ended::Gone => tracing::debug!(scope = %self.scope, "the watch is too old, listing anew"),
+                Ended::Gone => {
+                    tracing::debug!(scope = %self.scope, "the watch is too old, listing anew")
+                }
                 Ended::Closed | Ended::Doubted => version = trusted.then_some(watch.at),
                 Ended::Failed(failure) => {
                     version = (trusted && !failure.is_answer()).then_some(watch.at);

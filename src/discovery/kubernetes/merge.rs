@@ -223,7 +223,9 @@ impl Place {
     /// The claim that counts: that of the most usable, since an address that moves is stale in one
     /// of its slices; of equals the one in the slice of the first name.
     fn best(&self) -> Option<&Claim> {
-        let order = |claim: &&Claim| (claim.entry().class, std::cmp::Reverse(Arc::clone(&claim.slice_name)));
+        let order = |claim: &&Claim| {
+            (claim.entry().class, std::cmp::Reverse(Arc::clone(&claim.slice_name)))
+        };
         self.claims.iter().max_by_key(order)
     }
 }

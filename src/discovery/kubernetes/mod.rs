@@ -20,13 +20,13 @@ use std::{
 use futures_core::Stream;
 use tokio::sync::{Notify, watch};
 
+pub use self::port::ServicePort;
 use self::{
     client::{Clients, Origin},
     list_watch::{ListWatch, Patience, Scope},
     subscriber::Subscriber,
     world::{View, World},
 };
-pub use self::port::ServicePort;
 use super::{Discover, RefreshRequests, Update, unfold::unfold};
 
 mod client;

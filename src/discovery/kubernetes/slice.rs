@@ -72,7 +72,8 @@ impl Slice {
         let mut endpoints = Vec::new();
         if !of_names {
             endpoints.reserve_exact(slice.endpoints.len());
-            endpoints.extend(slice.endpoints.into_iter().filter_map(|of| Entry::read(of, &mut names)));
+            endpoints
+                .extend(slice.endpoints.into_iter().filter_map(|of| Entry::read(of, &mut names)));
         }
         // An empty list is as good as none: a headless Service need not name its ports.
         let ports = slice.ports.filter(|ports| !ports.is_empty());
