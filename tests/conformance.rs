@@ -26,6 +26,7 @@ mod share;
 use case::{Case, Nature};
 use evenkeel::policy::{
     LeastLoad, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
+    WeightedRoundRobin,
 };
 
 macro_rules! checks {
@@ -69,6 +70,7 @@ macro_rules! conformance {
 
 conformance! {
     round_robin: RoundRobin::new(), Nature::InTurn;
+    weighted_round_robin: WeightedRoundRobin::new(), Nature::InTurn;
     round_robin_envoy: RoundRobin::envoy(), Nature::AtRandom;
     pick_first: PickFirst::new().shuffle(), Nature::Sticky;
     random: Random, Nature::AtRandom;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -15,7 +15,7 @@ use crate::{
     endpoint::Endpoint,
     error::BoxError,
     health::{AnyResponse, Classify, HttpClassify},
-    node::{Lease, Verdict},
+    node::{Lease, LoadReport, Verdict},
 };
 
 /// Decides when a response is complete, and what it said of its endpoint.
@@ -74,6 +74,7 @@ where
 
     fn complete(&self, mut lease: Lease, mut response: Response<B>) -> Self::Response {
         lease.respond(self.classify.head(&response));
+        hear_report(&lease, response.headers());
         if self.tell_endpoint {
             response.extensions_mut().insert(lease.endpoint());
         }
@@ -154,6 +155,9 @@ where
             }
             Some(Ok(frame)) => {
                 let trailers = frame.trailers_ref();
+                if let Some(trailers) = trailers {
+                    hear_report(this.lease, trailers);
+                }
                 let over = trailers.is_some() || this.inner.is_end_stream();
                 if over {
                     this.lease.finish(this.classify.end(trailers));
@@ -183,6 +187,18 @@ impl<B: fmt::Debug, Cl> fmt::Debug for BalancedBody<B, Cl> {
             .field("inner", &self.inner)
             .field("endpoint", &self.endpoint())
             .finish_non_exhaustive()
+    }
+}
+
+/// Takes the load report in headers or trailers, if there is one and the policy wants it.
+#[inline]
+fn hear_report(lease: &Lease, headers: &HeaderMap) {
+    if lease.wants_report() {
+        match LoadReport::from_headers(headers) {
+            Ok(Some(report)) => lease.report(&report),
+            Ok(None) => {}
+            Err(error) => tracing::trace!(endpoint = %lease.node(), %error, "left out"),
+        }
     }
 }
 

@@ -2,6 +2,10 @@
 
 mod classify;
 mod grpc;
+mod orca;
 mod retry_after;
 
-pub use self::classify::{AnyResponse, Classify, HttpClassify};
+pub use self::{
+    classify::{AnyResponse, Classify, HttpClassify},
+    orca::ReportError,
+};

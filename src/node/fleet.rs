@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Clock, Node, Signal, Sleep, rng::Seeds};
+use super::{Clock, Node, Signal, Sleep, report::Reports, rng::Seeds};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The latency that a pool assumes before its first answer.
@@ -24,6 +24,8 @@ pub(crate) struct Fleet {
     runtime: Option<tokio::runtime::Handle>,
     pub(crate) seeds: Seeds,
     pub(crate) recent: RecentLatency,
+    /// What the policy makes of load reports.
+    pub(crate) reports: Reports,
     /// Set by any response head, cleared by a node whose requests begin to be abandoned: tells a
     /// node that hangs alone from a pool that does.
     answered: AtomicBool,
@@ -66,6 +68,7 @@ impl Fleet {
             runtime,
             seeds,
             recent: RecentLatency::new(),
+            reports: Reports::default(),
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
             attention,

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{LatencyModel, Node, Outcome, Verdict, oldest::Generation, stats::Timing};
+use super::{LatencyModel, LoadReport, Node, Outcome, Verdict, oldest::Generation, stats::Timing};
 use crate::endpoint::Endpoint;
 
 /// Counts a request on its node until it is dropped. Dropped before
@@ -112,6 +112,21 @@ impl Lease {
                 self.state.set_stage(Stage::Told);
                 self.node.stats.learn(&self.node.fleet, verdict, timing);
             }
+        }
+    }
+
+    /// Whether the policy makes use of [load reports](LoadReport): only then is it worth looking for
+    /// one in a response.
+    #[inline]
+    pub fn wants_report(&self) -> bool {
+        self.node.fleet.reports.are_wanted()
+    }
+
+    /// The response brought a load report. Read from the headers and trailers of HTTP by the crate
+    /// itself; for other protocols a [`Complete`](crate::Complete) of one's own says it here.
+    pub fn report(&self, report: &LoadReport) {
+        if let Some(weight) = self.node.fleet.reports.weigh(report) {
+            self.node.report.learn(weight, self.node.fleet.now_nanos());
         }
     }
 

@@ -362,6 +362,7 @@ impl Link {
         } else {
             tracing::info!(endpoint = %self.0, "connected again");
         }
+        self.0.report.connected();
         self.0.attend();
         self.0.fleet.signal.raise();
     }

@@ -11,6 +11,7 @@ mod lease;
 mod link;
 mod oldest;
 mod outcome;
+mod report;
 mod rng;
 mod signal;
 mod stats;
@@ -28,6 +29,7 @@ pub use self::{
     lease::{Head, Lease},
     link::{Dial, Link, LinkState},
     outcome::{Outcome, Verdict},
+    report::{LoadReport, WeighReport},
     rng::Rng,
     stats::LatencyModel,
 };
@@ -37,7 +39,7 @@ pub(crate) use self::{
     rng::{Seeds, mix},
     signal::{Listener, Signal},
 };
-use self::{link::LinkCell, stats::Stats};
+use self::{link::LinkCell, report::ReportCell, stats::Stats};
 use crate::{
     endpoint::{Endpoint, Parts},
     sync::atomic::{AtomicBool, Ordering},
@@ -47,6 +49,7 @@ use crate::{
 pub struct Node {
     pub(crate) stats: Stats,
     pub(crate) link: LinkCell,
+    report: ReportCell,
     /// Discovery no longer lists it; the driver waits for the last request to leave.
     retired: AtomicBool,
     /// The driver was asked to look, and has not yet.
@@ -77,6 +80,7 @@ impl Node {
         Arc::new(Self {
             stats: Stats::new(),
             link: LinkCell::new(),
+            report: ReportCell::new(),
             retired: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             fleet,
@@ -159,6 +163,18 @@ impl Node {
         let waits = self.stats.oldest_nanos(self.fleet.nanos(now)) > 0;
         let known = self.stats.has_latency() || waits;
         known.then(|| Duration::from_nanos(self.latency_nanos(model, now) as u64))
+    }
+
+    /// What the endpoint's [load reports](LoadReport) come to by the policy's
+    /// [`weigh_reports`](crate::policy::Policy::weigh_reports): nothing while there is none yet, for
+    /// `blackout` after the first since it connected, and when the last is as old as `expiration`.
+    pub fn reported_weight(
+        &self,
+        blackout: Duration,
+        expiration: Duration,
+        now: Instant,
+    ) -> Option<f64> {
+        self.report.weight(blackout, expiration, self.fleet.nanos(now))
     }
 
     pub(crate) fn replace_endpoint(&self, endpoint: &Endpoint) {

@@ -15,9 +15,14 @@ mod random;
 mod rendezvous;
 mod round_robin;
 mod stride;
+mod weighted_round_robin;
 mod weights;
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
@@ -28,8 +33,9 @@ pub use self::{
     random::Random,
     rendezvous::Rendezvous,
     round_robin::RoundRobin,
+    weighted_round_robin::WeightedRoundRobin,
 };
-pub use crate::node::{LatencyModel, Rng};
+pub use crate::node::{LatencyModel, Rng, WeighReport};
 use crate::{
     error::BuildError,
     node::{Fleet, Node, NodeId},
@@ -79,6 +85,18 @@ pub trait Policy: Send + Sync + 'static {
     /// Which nodes are connected before a request wants them; [`Preconnect::Many`] by default.
     fn preconnect(&self) -> Preconnect {
         Preconnect::Many
+    }
+
+    /// How the [load reports](crate::node::LoadReport) of endpoints become weights; by default they
+    /// are not looked for in responses, and cost nothing.
+    fn weigh_reports(&self) -> Option<WeighReport> {
+        None
+    }
+
+    /// How often pickers are built anew although no endpoint has changed, for what they take from
+    /// the nodes at that time; by default they are not.
+    fn rebuild_every(&self) -> Option<Duration> {
+        None
     }
 
     /// A picker over the nodes of one tier.
@@ -139,6 +157,7 @@ pub struct Tier<'a> {
     weights: &'a [u32],
     index: usize,
     seed: u64,
+    now: Instant,
 }
 
 /// What a picker knows of the request and of the moment.
@@ -174,9 +193,20 @@ pub struct PolicyFactory(Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>);
 // === impl Tier ===
 
 impl<'a> Tier<'a> {
-    pub(crate) fn new(nodes: &'a [Arc<Node>], weights: &'a [u32], index: usize, seed: u64) -> Self {
+    pub(crate) fn new(
+        nodes: &'a [Arc<Node>],
+        weights: &'a [u32],
+        index: usize,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         debug_assert_eq!(nodes.len(), weights.len());
-        Self { nodes, weights, index, seed }
+        Self { nodes, weights, index, seed, now }
+    }
+
+    /// The time of the build.
+    pub fn now(&self) -> Instant {
+        self.now
     }
 
     /// How many tiers are preferred to this one.

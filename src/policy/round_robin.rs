@@ -23,14 +23,19 @@ use super::{Pick, PickContext, Picker, Policy, Tier, stride::Stride};
 /// assert_eq!(turns[1], turns[3]);
 /// assert_ne!(turns[0], turns[1]);
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RoundRobin {
-    /// One a tier: what one tier skips must not be what the next one counts by.
-    positions: Vec<Arc<AtomicU64>>,
+    positions: Positions,
 }
 
+/// Where the turns are, one position a tier: what one tier skips must not be what the next one
+/// counts by.
+#[derive(Debug, Default)]
+pub(super) struct Positions(Vec<Arc<AtomicU64>>);
+
+/// The turns of a tier.
 #[derive(Debug)]
-struct RoundRobinPicker {
+pub(super) struct Turns {
     position: Arc<AtomicU64>,
     stride: Option<Stride>,
 }
@@ -40,33 +45,45 @@ struct RoundRobinPicker {
 impl RoundRobin {
     /// Round robin from a random start.
     pub const fn new() -> Self {
-        Self { positions: Vec::new() }
+        Self { positions: Positions::new() }
     }
 }
 
-impl Clone for RoundRobin {
+impl Policy for RoundRobin {
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        Arc::new(self.positions.turns(tier, Stride::of(tier)))
+    }
+}
+
+// === impl Positions ===
+
+impl Positions {
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Turns by `stride`, or equal ones, that go on where those of the same tier are.
+    pub(super) fn turns(&mut self, tier: &Tier<'_>, stride: Option<Stride>) -> Turns {
+        // 2^48 turns from the wrap at the least, so that the schedule does not jump.
+        let mut rng = tier.rng();
+        let start = || Arc::new(AtomicU64::new(rng.next_u64() >> 1));
+        if self.0.len() <= tier.index() {
+            self.0.resize_with(tier.index() + 1, start);
+        }
+        Turns { position: Arc::clone(&self.0[tier.index()]), stride }
+    }
+}
+
+impl Clone for Positions {
     /// A clone is for another balancer: it has a start of its own.
     fn clone(&self) -> Self {
         Self::new()
     }
 }
 
-impl Policy for RoundRobin {
-    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
-        // 2^48 turns from the wrap at the least, so that the schedule does not jump.
-        let mut rng = tier.rng();
-        let start = || Arc::new(AtomicU64::new(rng.next_u64() >> 1));
-        if self.positions.len() <= tier.index() {
-            self.positions.resize_with(tier.index() + 1, start);
-        }
-        let position = Arc::clone(&self.positions[tier.index()]);
-        Arc::new(RoundRobinPicker { position, stride: Stride::of(tier) })
-    }
-}
+// === impl Turns ===
 
-// === impl RoundRobinPicker ===
-
-impl RoundRobinPicker {
+impl Turns {
     #[inline]
     fn turn(&self, nodes: usize) -> usize {
         let next = || self.position.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +94,7 @@ impl RoundRobinPicker {
     }
 }
 
-impl Picker for RoundRobinPicker {
+impl Picker for Turns {
     #[inline]
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
         let nodes = cx.len();

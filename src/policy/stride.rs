@@ -32,7 +32,6 @@ impl Stride {
     /// By measured weights, of which 0 is one that is not known: it counts as the mean of the others
     /// (gRFC A58). `None` where fewer than two are known, or all come to the same, and plain round
     /// robin serves.
-    #[allow(dead_code, reason = "for the policy that reads load reports")]
     pub(super) fn of_measured(weights: &[f64]) -> Option<Self> {
         let known = || weights.iter().copied().filter(|&weight| weight > 0.0);
         let count = known().count();

@@ -1,6 +1,6 @@
 //! From the listed nodes to the tiers that requests see.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     diff::Member,
@@ -29,12 +29,13 @@ pub(crate) async fn build<S: Clone>(
     let plans = tiers::plan(listed.iter().map(|member| &member.node));
     let mut rng = fleet.seeds.rng();
     let seeds: Vec<u64> = plans.iter().map(|_| rng.next_u64()).collect();
+    let now = fleet.now();
     let built = if listed.len() < OFF_WORKER_FROM {
-        let pickers = build_pickers(&mut *policy, &plans, &seeds);
+        let pickers = build_pickers(&mut *policy, &plans, &seeds, now);
         (policy, plans, pickers)
     } else {
         let build = move || {
-            let pickers = build_pickers(&mut *policy, &plans, &seeds);
+            let pickers = build_pickers(&mut *policy, &plans, &seeds, now);
             (policy, plans, pickers)
         };
         match tokio::task::spawn_blocking(build).await {
@@ -58,11 +59,12 @@ fn build_pickers(
     policy: &mut dyn Policy,
     plans: &[TierPlan],
     seeds: &[u64],
+    now: Instant,
 ) -> Vec<Arc<dyn Picker>> {
     let tiers = plans.iter().zip(seeds).enumerate();
     tiers
         .map(|(index, (plan, &seed))| {
-            policy.build(&Tier::new(&plan.nodes, &plan.weights, index, seed))
+            policy.build(&Tier::new(&plan.nodes, &plan.weights, index, seed, now))
         })
         .collect()
 }

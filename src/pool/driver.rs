@@ -55,6 +55,8 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     view: DiscoveryView,
     /// When a set that is known to be gone is no longer kept.
     clear_at: Option<Instant>,
+    /// When the policy wants its pickers built anew.
+    rebuild_at: Option<Instant>,
     /// The snapshot no longer says what the roster does.
     outdated: bool,
     /// Nodes whose service was made anew: their backoff ends when requests see the new one.
@@ -79,6 +81,7 @@ where
         refresh: RefreshHandle,
     ) -> Self {
         let snapshot = shared.snapshot.load();
+        shared.fleet.reports.set(policy.weigh_reports());
         Self {
             _farewell: Farewell(Arc::downgrade(shared)),
             shared: Arc::downgrade(shared),
@@ -93,6 +96,7 @@ where
             dials: Dials::default(),
             view: DiscoveryView::default(),
             clear_at: None,
+            rebuild_at: None,
             outdated: false,
             remade: Vec::new(),
         }
@@ -138,7 +142,10 @@ where
 
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.next_due().map(|nanos| self.fleet.instant(nanos));
-        [dials, self.clear_at, self.roster.next_overdue()].into_iter().flatten().min()
+        [dials, self.clear_at, self.rebuild_at, self.roster.next_overdue()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // --- discovery ---
@@ -254,6 +261,9 @@ where
             self.roster.cut_overdue(now);
             self.show_draining();
         }
+        if self.rebuild_at.is_some_and(|at| at <= now) {
+            self.outdated = true;
+        }
         for node in self.dials.silent(&self.fleet) {
             node.fail_link(SharedError::new("the client did not say how its dial went"));
         }
@@ -312,6 +322,7 @@ where
             self.limits = limits;
         }
         if let Some((policy, key)) = command.policy {
+            self.fleet.reports.set(policy.weigh_reports());
             self.policy = Some(policy);
             self.key = key;
         }
@@ -326,6 +337,7 @@ where
         let policy = self.policy.take()?;
         let (scope, model) = (policy.scope(), model_of(&*policy, &self.limits));
         let (policy, tiers) = build(policy, self.roster.listed(), &self.fleet).await?;
+        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
         self.policy = Some(policy);
         let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);
         let snapshot = Snapshot {

@@ -64,9 +64,11 @@ impl TestBed {
 
     fn empty(factory: PolicyFactory, clock: Clock, seeds: Seeds) -> Self {
         let (fleet, attended) = Fleet::new(clock, seeds);
+        let policy = factory.make();
+        fleet.reports.set(policy.weigh_reports());
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::empty((), Limits::default())),
-            policy: Mutex::new(factory.make()),
+            policy: Mutex::new(policy),
             factory,
             roster: Roster::new(Arc::clone(&fleet)),
             fleet,
@@ -113,13 +115,21 @@ impl TestBed {
         self.roster.settle(self.fleet.now());
     }
 
-    /// Builds the pickers anew, with nothing changed.
+    /// Builds the pickers anew, with nothing changed; what a balancer does by itself for a policy that
+    /// asks for it ([`Policy::rebuild_every`]).
     pub fn rebuild(&mut self) {
         let mut rng = self.fleet.seeds.rng();
         let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let now = self.fleet.now();
         let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
         let views = plans.into_iter().enumerate().map(|(index, plan)| TierView {
-            picker: policy.build(&Tier::new(&plan.nodes, &plan.weights, index, rng.next_u64())),
+            picker: policy.build(&Tier::new(
+                &plan.nodes,
+                &plan.weights,
+                index,
+                rng.next_u64(),
+                now,
+            )),
             services: vec![(); plan.nodes.len()].into(),
             nodes: plan.nodes.into(),
         });
