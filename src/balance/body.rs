@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     endpoint::Endpoint,
-    error::BoxError,
+    error::{BoxError, Error},
     health::{AnyResponse, Classify, HttpClassify},
     node::{Lease, LoadReport, Verdict},
 };
@@ -132,28 +132,36 @@ where
     Cl: Classify<Response<B>>,
 {
     type Data = B::Data;
-    type Error = BoxError;
+    type Error = Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        let frame = frame.map(|frame| frame.map_err(Into::into));
+        let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
+            Some(Err(error)) => {
+                let error = error.into();
+                if !*this.over {
+                    *this.over = true;
+                    this.lease.break_off(this.classify.broken(&*error));
+                    this.lease.release();
+                }
+                let error = Error::broken_off(this.lease.endpoint(), error);
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Ok(frame)) => Some(frame),
+            None => None,
+        };
         if *this.over {
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(Ok));
         }
         let over = match &frame {
             None => {
                 this.lease.finish(this.classify.end(None));
                 true
             }
-            Some(Err(error)) => {
-                this.lease.break_off(this.classify.broken(&**error));
-                true
-            }
-            Some(Ok(frame)) => {
+            Some(frame) => {
                 let trailers = frame.trailers_ref();
                 if let Some(trailers) = trailers {
                     hear_report(this.lease, trailers);
@@ -169,7 +177,7 @@ where
             *this.over = true;
             this.lease.release();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {

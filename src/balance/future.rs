@@ -103,6 +103,20 @@ where
     }
 }
 
+impl<S, Req, K, C> ResponseFuture<S, Req, K, C>
+where
+    S: Service<Req>,
+{
+    /// The endpoint that has the request now, if one has.
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    pub(crate) fn endpoint(&self) -> Option<crate::endpoint::Endpoint> {
+        match &self.stage {
+            Stage::Calling { lease, .. } => Some(lease.endpoint()),
+            _ => None,
+        }
+    }
+}
+
 impl<S, Req, K, C> Future for ResponseFuture<S, Req, K, C>
 where
     S: Service<Req> + Clone,

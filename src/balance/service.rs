@@ -71,6 +71,11 @@ impl<S, K, C> Balance<S, K, C> {
     pub(super) fn new(shared: Arc<Shared<S, K>>, complete: C) -> Self {
         Self { shared, complete }
     }
+
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    pub(crate) fn fleet(&self) -> &Arc<crate::node::Fleet> {
+        &self.shared.fleet
+    }
 }
 
 impl<S, K, C> Balance<S, K, C>

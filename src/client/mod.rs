@@ -4,9 +4,21 @@
 //! of each endpoint, and its connections report to that endpoint's [`Link`](crate::node::Link).
 //! [`Http`] is the plain one, over hyper's connections.
 
+#[cfg(any(feature = "tonic", feature = "reqwest"))]
+mod deadline;
 mod http;
+#[cfg(feature = "reqwest")]
+mod reqwest;
+#[cfg(feature = "tonic")]
+mod tonic;
 
 pub use self::http::{
     BoxConnecting, Connect, ConnectError, Connected, Http, HttpBody, HttpFuture, HttpService,
     SchemeError,
 };
+#[cfg(feature = "reqwest")]
+pub use self::reqwest::{
+    BalancedRequest, ReqwestClient, SendError, SendWith, Sending, Sent, SentFuture,
+};
+#[cfg(feature = "tonic")]
+pub use self::tonic::{TonicChannel, TonicFuture};

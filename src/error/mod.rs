@@ -38,6 +38,7 @@ struct Parts {
 #[derive(Debug)]
 enum Kind {
     Failed,
+    BrokenOff,
     NoEndpoint { target: Arc<str>, census: Census, discovery: Option<DiscoverError> },
     TooManyWaiting { target: Arc<str>, limit: usize },
     AttemptTimeout { after: Duration },
@@ -87,6 +88,15 @@ impl Error {
             kind: Kind::Failed,
             endpoint: Some(endpoint),
             unprocessed,
+            source: Some(source),
+        }))
+    }
+
+    pub(crate) fn broken_off(endpoint: Endpoint, source: BoxError) -> Self {
+        Self(Box::new(Parts {
+            kind: Kind::BrokenOff,
+            endpoint: Some(endpoint),
+            unprocessed: false,
             source: Some(source),
         }))
     }
@@ -191,6 +201,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.kind {
             Kind::Failed => f.write_str("the request failed")?,
+            Kind::BrokenOff => f.write_str("the response broke off")?,
             Kind::NoEndpoint { target, census, discovery } => {
                 write!(f, "no endpoint of `{target}` can be used: {census}")?;
                 if let Some(error) = discovery {

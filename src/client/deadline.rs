@@ -1,0 +1,196 @@
+//! A deadline over a whole call: from its start, through its waits and its head, to the end of its
+//! body.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{
+    error::BoxError,
+    node::{Clock, Fleet, Sleep, after},
+};
+
+/// Whose clock a deadline goes by: the balancer's, or tokio's where there is none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Timers(Option<Arc<Fleet>>);
+
+/// The time that one call has, if it is limited. Moves from the call's future into its body.
+#[derive(Default)]
+pub(super) struct Deadline(Option<Box<Running>>);
+
+struct Running {
+    sleep: Pin<Box<Sleep>>,
+    after: Duration,
+}
+
+/// The caller's deadline passed before the response was complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeadlinePassed(pub(super) Duration);
+
+pin_project! {
+    /// A body that fails once the deadline of its call has passed. The default is empty.
+    pub(super) struct TimedBody<B> {
+        // Gone once the deadline has passed, so that its connection hears of it.
+        #[pin]
+        inner: Option<B>,
+        deadline: Deadline,
+    }
+}
+
+// === impl Timers ===
+
+impl Timers {
+    pub(super) fn of(fleet: &Arc<Fleet>) -> Self {
+        Self(Some(Arc::clone(fleet)))
+    }
+
+    /// A deadline `limit` from now; none without a limit.
+    pub(super) fn within(&self, limit: Option<Duration>) -> Deadline {
+        Deadline(limit.map(|limit| {
+            let sleep = match &self.0 {
+                Some(fleet) => fleet.sleep_until(after(fleet.now(), limit)),
+                None => {
+                    let clock = Clock::default();
+                    clock.sleep_until(after(clock.now(), limit))
+                }
+            };
+            Box::new(Running { sleep: Box::pin(sleep), after: limit })
+        }))
+    }
+}
+
+// === impl Deadline ===
+
+impl Deadline {
+    /// Ready once the deadline has passed, and again whenever it is asked after that.
+    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<DeadlinePassed> {
+        let Some(running) = &mut self.0 else { return Poll::Pending };
+        running.sleep.as_mut().poll(cx).map(|()| DeadlinePassed(running.after))
+    }
+
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Deadline").field(&self.0.as_ref().map(|running| running.after)).finish()
+    }
+}
+
+// === impl DeadlinePassed ===
+
+impl DeadlinePassed {
+    /// As an error of IO, which clients above know for a timeout.
+    fn into_io(self) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, self)
+    }
+
+    /// The deadline that `error` tells of, if it does.
+    pub(super) fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
+        error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for DeadlinePassed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the response was not complete within {:?}", self.0)
+    }
+}
+
+impl StdError for DeadlinePassed {}
+
+// === impl TimedBody ===
+
+impl<B> TimedBody<B> {
+    pub(super) fn new(inner: B, deadline: Deadline) -> Self {
+        Self { inner: Some(inner), deadline }
+    }
+}
+
+impl<B> Body for TimedBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = inner.poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        this.deadline.poll_passed(cx).map(|passed| {
+            this.inner.set(None);
+            Some(Err(passed.into_io().into()))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Sends nothing, ever.
+    struct Silent;
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_past_its_deadline_fails_once_and_then_ends() {
+        let clock = Clock::default();
+        let begun = clock.now();
+        let limit = Duration::from_millis(300);
+        let mut body =
+            std::pin::pin!(TimedBody::new(Silent, Timers::default().within(Some(limit))));
+        let error = poll_fn(|cx| body.as_mut().poll_frame(cx)).await.unwrap().unwrap_err();
+        assert_eq!(DeadlinePassed::of(&*error), Some(DeadlinePassed(limit)));
+        assert!(clock.now() - begun >= limit);
+        assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
+        assert!(body.is_end_stream());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_passes() {
+        let mut deadline = Timers::default().within(None);
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        assert!(poll_fn(|cx| Poll::Ready(deadline.poll_passed(cx).is_pending())).await);
+    }
+}

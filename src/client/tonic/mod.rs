@@ -1,0 +1,273 @@
+//! gRPC clients of tonic on the crate's own transport: what goes where a `Channel` went.
+//!
+//! ```text
+//!  generated client ──▶ TonicChannel ──▶ (layers) ──▶ Balance ──▶ HTTP/2 connections
+//!   interceptors         deadline          yours       pick         of each endpoint
+//!   message limits       tonic::Status
+//! ```
+//! A tonic `Channel` for each endpoint would say that it is ready when its server refuses; this one
+//! knows its connections, since they are the crate's own.
+
+mod status;
+mod timeout;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body as HttpBodyTrait;
+use pin_project_lite::pin_project;
+use tonic::{Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    deadline::{Deadline, TimedBody, Timers},
+    http::{Http, HttpService},
+};
+use crate::{
+    balance::{AtBodyEnd, Balance, Builder},
+    discovery::Discover,
+    error::{BoxError, BuildError},
+};
+
+/// A balanced channel for any client that tonic generates; made by [`Builder::tonic`].
+///
+/// It has the types of a `tonic::transport::Channel`, but for its error, which is a
+/// [`tonic::Status`]. Interceptors, message limits and compression are the generated client's own,
+/// and work as they do over a `Channel`. It is cheap to clone, and always ready.
+///
+/// | | |
+/// |---|---|
+/// | scheme and authority | filled in from the endpoint where the request has none; no `with_origin` needed |
+/// | deadline (`grpc-timeout`, as set by [`tonic::Request::set_timeout`]) | passed on to the server, and kept here: it covers the waits, the response and its whole stream, and ends in DEADLINE_EXCEEDED (a `Channel` stops at the response head, with CANCELLED) |
+/// | `user-agent` | `evenkeel/` and the crate's version, unless the request has one |
+/// | outcome for the balancer | the status in the head or the trailers, see [`HttpClassify`](crate::health::HttpClassify) |
+/// | which endpoint answered | the [`Endpoint`](crate::Endpoint) in the response's extensions |
+///
+/// # Errors
+///
+/// What the server says is passed on as it is. What goes wrong on the way is a status whose
+/// [`source`](std::error::Error::source) is the balancer's [`Error`](crate::Error), which names the
+/// endpoint:
+///
+/// | what happened | code |
+/// |---|---|
+/// | never processed: no endpoint, no connection, refused | UNAVAILABLE |
+/// | the connection broke meanwhile | UNAVAILABLE, with a source that [is ambiguous](crate::Error::is_ambiguous) |
+/// | the deadline passed, or the balancer's attempt timeout | DEADLINE_EXCEEDED |
+/// | the server reset the stream | [as gRPC over HTTP/2 says](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) |
+/// | the request's own stream failed | that status |
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
+/// use evenkeel::{Balance, client::TonicChannel};
+/// use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+///
+/// # let server = {
+/// #     let (_reporter, health) = tonic_health::server::health_reporter();
+/// #     let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse()?)?;
+/// #     let address = incoming.local_addr()?;
+/// #     tokio::spawn(tonic::transport::Server::builder().add_service(health).serve_with_incoming(incoming));
+/// #     address
+/// # };
+/// // One that serves, and one where nobody listens.
+/// let channel = Balance::to(&format!("static://{server},127.0.0.1:1"))?.tonic()?;
+/// let mut health: HealthClient<TonicChannel> = HealthClient::new(channel);
+/// let answer = health.check(HealthCheckRequest::default()).await?;
+/// assert_eq!(answer.into_inner().status, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct TonicChannel<S = Balance<HttpService>> {
+    inner: S,
+    timers: Timers,
+    /// Why it is not ready, to be said by the next call: of an error of `poll_ready` generated clients
+    /// make UNKNOWN.
+    unready: Option<Status>,
+}
+
+pin_project! {
+    /// The future of a call on a [`TonicChannel`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TonicFuture<F> {
+        // Gone once the deadline has passed, so that its stream is reset.
+        #[pin]
+        inner: Option<F>,
+        deadline: Deadline,
+        unready: Option<Status>,
+    }
+}
+
+const fn is_shared<T: Clone + Send + Sync + 'static>() {}
+const _: () = is_shared::<TonicChannel>();
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+
+// === impl Builder ===
+
+impl<D, K, Cl> Builder<D, K, AtBodyEnd<Cl>>
+where
+    D: Discover,
+    K: Clone + Send + Sync + 'static,
+{
+    /// A channel for generated tonic clients, over HTTP/2 by prior knowledge.
+    ///
+    /// For another configuration of the transport, put a
+    /// [channel over](TonicChannel::over) what [`make`](Builder::make) gives.
+    ///
+    /// # Errors
+    /// Those of [`make`](Builder::make).
+    pub fn tonic(self) -> Result<TonicChannel<Balance<HttpService, K, AtBodyEnd<Cl>>>, BuildError> {
+        Ok(TonicChannel::over(self.make(Http::default().http2_prior_knowledge())?))
+    }
+}
+
+// === impl TonicChannel ===
+
+impl<K, C> TonicChannel<Balance<HttpService, K, C>> {
+    /// A channel over a balancer with a transport of one's own configuration, which should speak
+    /// HTTP/2.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
+    /// use std::time::Duration;
+    /// use evenkeel::{Balance, client::{Http, TonicChannel}};
+    ///
+    /// let http = Http::default().http2_prior_knowledge().connect_timeout(Duration::from_millis(300));
+    /// let channel = TonicChannel::over(Balance::to("static://10.0.0.1:80")?.make(http)?);
+    /// # let _ = channel;
+    /// # Ok(()) }
+    /// ```
+    pub fn over(balance: Balance<HttpService, K, C>) -> Self {
+        let timers = Timers::of(balance.fleet());
+        Self { inner: balance, timers, unready: None }
+    }
+}
+
+impl<S> TonicChannel<S> {
+    /// Puts a tower layer between the deadline and the balancer, such as a retry.
+    pub fn layer<L: Layer<S>>(self, layer: L) -> TonicChannel<L::Service> {
+        TonicChannel { inner: layer.layer(self.inner), timers: self.timers, unready: None }
+    }
+
+    /// What is under the deadline: the balancer, with its layers.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, B> Service<Request<Body>> for TonicChannel<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: HttpBodyTrait<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = TonicFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.inner.poll_ready(cx).map(|ready| {
+            self.unready = ready.err().map(status::of);
+            Ok(())
+        })
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(status) = self.unready.take() {
+            return TonicFuture {
+                inner: None,
+                deadline: Deadline::default(),
+                unready: Some(status),
+            };
+        }
+        let deadline = self.timers.within(timeout::of(request.headers()));
+        request.headers_mut().entry(header::USER_AGENT).or_insert(USER_AGENT);
+        TonicFuture { inner: Some(self.inner.call(request)), deadline, unready: None }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for TonicChannel<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TonicChannel").field(&self.inner).finish()
+    }
+}
+
+// === impl TonicFuture ===
+
+impl<F, B, E> Future for TonicFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBodyTrait<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, Status>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(status) = this.unready.take() {
+            return Poll::Ready(Err(status));
+        }
+        let inner = this.inner.as_mut().as_pin_mut().expect("a future is not polled after its end");
+        if let Poll::Ready(answer) = inner.poll(cx) {
+            let deadline = this.deadline.take();
+            return Poll::Ready(match answer {
+                Ok(response) => Ok(response
+                    .map(|body| Body::new(StatusBody { inner: TimedBody::new(body, deadline) }))),
+                Err(error) => Err(status::of(error)),
+            });
+        }
+        this.deadline.poll_passed(cx).map(|passed| {
+            this.inner.set(None);
+            Err(status::late(passed))
+        })
+    }
+}
+
+impl<F> fmt::Debug for TonicFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TonicFuture").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A body whose errors are statuses.
+    struct StatusBody<B> {
+        #[pin]
+        inner: TimedBody<B>,
+    }
+}
+
+impl<B> HttpBodyTrait for StatusBody<B>
+where
+    B: HttpBodyTrait<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let frame = self.project().inner.poll_frame(cx);
+        frame.map(|frame| frame.map(|frame| frame.map_err(status::of)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
