@@ -41,6 +41,7 @@
 //! |---|---|---|
 //! | `http` | yes | [`client`]: a plain HTTP/1.1 and HTTP/2 transport, `Builder::http()` |
 //! | `kubernetes` | no | `discovery::kubernetes`: the endpoints of a Service, watched |
+//! | `tls` | no | `client::Tls`: the transport over rustls, `Builder::https()` |
 //! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()` |
 //! | `reqwest` | no | `client::ReqwestClient`: reqwest's requests and responses, `Builder::reqwest()` |
 //! | `full` | no | all of the above |

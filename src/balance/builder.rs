@@ -119,6 +119,15 @@ impl<D, K, C> Builder<D, K, C> {
         self
     }
 
+    /// What is looked for.
+    #[cfg(feature = "tls")]
+    pub(crate) fn target(&self) -> std::sync::Arc<str>
+    where
+        D: Discover,
+    {
+        self.source.target()
+    }
+
     setters!(plan.changes);
 
     /// A response is complete as soon as it comes: for services that are not HTTP.

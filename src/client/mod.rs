@@ -16,6 +16,8 @@ pub use self::http::{
     BoxConnecting, Connect, ConnectError, Connected, Http, HttpBody, HttpFuture, HttpService,
     SchemeError,
 };
+#[cfg(feature = "tls")]
+pub use self::http::{ServerNameError, Tls};
 #[cfg(feature = "reqwest")]
 pub use self::reqwest::{
     BalancedRequest, ReqwestClient, SendError, SendWith, Sending, Sent, SentFuture,

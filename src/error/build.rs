@@ -67,6 +67,14 @@ pub enum BuildError {
         /// What was wrong with it.
         reason: &'static str,
     },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {problem}")]
+    Tls {
+        /// What is missing, or of no use.
+        problem: &'static str,
+        /// What rustls or the platform said.
+        source: Option<BoxError>,
+    },
     /// A request key that can never match, such as an invalid header name.
     #[error("`{key}` is no valid {what} for a request key")]
     Key {

@@ -71,12 +71,12 @@ async fn make(
     deadline: Instant,
 ) -> Result<(Made, Arc<Monitor>), BoxError> {
     let stream = connect(&*settings.connector, endpoint, clock, deadline).await?;
-    let Secured { stream, spoken, scheme } = match &settings.secure {
+    let Secured { stream, spoken, scheme, server_name } = match &settings.secure {
         Some(secure) => secure.secure(stream, endpoint, offer).await?,
         None => Secured::plain(stream),
     };
     let Connected { io, open } = stream;
-    let name = Arc::new(Name::of(endpoint, scheme));
+    let name = Arc::new(Name::of(endpoint, scheme, server_name.as_deref()));
     let spoken = offer.settle(spoken);
     let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2);
     let made = match spoken {

@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
+use http::uri::Scheme;
+
 use crate::{endpoint::Address, error::BoxError};
 
 /// No connection to the endpoint could be made.
@@ -22,13 +24,15 @@ enum Cause {
     Closed,
 }
 
-/// The request's URI asks for a scheme that this transport does not speak, such as `https`.
+/// The request's URI asks for a scheme that this transport does not speak: `https` of one without TLS,
+/// or `http` of one with it.
 ///
 /// No endpoint was dialled for it. A request without a scheme, as in `/path`, is always accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the plain http transport does not speak `{scheme}`")]
+#[error("this transport speaks `{spoken}`, and not `{scheme}`")]
 pub struct SchemeError {
     scheme: String,
+    spoken: Scheme,
 }
 
 // === impl ConnectError ===
@@ -93,8 +97,8 @@ impl StdError for ConnectError {
 // === impl SchemeError ===
 
 impl SchemeError {
-    pub(super) fn new(scheme: &str) -> Self {
-        Self { scheme: scheme.to_owned() }
+    pub(super) fn new(scheme: &Scheme, spoken: &Scheme) -> Self {
+        Self { scheme: scheme.to_string(), spoken: spoken.clone() }
     }
 
     /// The scheme that was asked for.

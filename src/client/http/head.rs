@@ -36,12 +36,11 @@ enum Host {
     Removed(HeaderValue),
 }
 
-/// Refuses what a connection of scheme `carries` may not carry: plain HTTP goes over either.
+/// Refuses what a connection of scheme `carries` does not carry: what shall be secret must not go in
+/// the open, and what says that it is open is likely meant for another balancer.
 pub(super) fn check_scheme(uri: &Uri, carries: &Scheme) -> Result<(), SchemeError> {
     match uri.scheme() {
-        Some(scheme) if scheme != carries && *scheme != Scheme::HTTP => {
-            Err(SchemeError::new(scheme.as_str()))
-        }
+        Some(scheme) if scheme != carries => Err(SchemeError::new(scheme, carries)),
         _ => Ok(()),
     }
 }
@@ -49,9 +48,9 @@ pub(super) fn check_scheme(uri: &Uri, carries: &Scheme) -> Result<(), SchemeErro
 // === impl Name ===
 
 impl Name {
-    /// The name for connections to `endpoint` that carry `scheme`.
-    pub(super) fn of(endpoint: &Endpoint, scheme: Scheme) -> Self {
-        let name = endpoint.server_name().map(str::to_owned);
+    /// The name for connections to `endpoint` that carry `scheme`; `given` is for one without a name.
+    pub(super) fn of(endpoint: &Endpoint, scheme: Scheme, given: Option<&str>) -> Self {
+        let name = endpoint.server_name().or(given).map(str::to_owned);
         let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
         let (authority, host) = [name, Some(authority_of(endpoint.addr(), default_port))]
             .into_iter()
@@ -208,7 +207,7 @@ mod tests {
             ),
         ];
         for (endpoint, method, uri, host, target, host1, uri2) in table {
-            let name = Name::of(endpoint, Scheme::HTTP);
+            let name = Name::of(endpoint, Scheme::HTTP, None);
             let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_10);
             if let Some(host) = host {
                 request = request.header(HOST, host);
@@ -244,12 +243,12 @@ mod tests {
             (Address::name("not a name", 81), "localhost"),
             (Address::unix("/run/a.sock"), "localhost"),
         ] {
-            assert_eq!(Name::of(&Endpoint::new(address), Scheme::HTTP).authority, name);
+            assert_eq!(Name::of(&Endpoint::new(address), Scheme::HTTP, None).authority, name);
         }
         let named = endpoint().with_server_name("not a name");
-        assert_eq!(Name::of(&named, Scheme::HTTP).authority, "10.0.0.1:8080");
+        assert_eq!(Name::of(&named, Scheme::HTTP, None).authority, "10.0.0.1:8080");
         let secure = Endpoint::new(([10, 0, 0, 1], 443));
-        assert_eq!(Name::of(&secure, Scheme::HTTPS).authority, "10.0.0.1");
-        assert_eq!(Name::of(&secure, Scheme::HTTP).authority, "10.0.0.1:443");
+        assert_eq!(Name::of(&secure, Scheme::HTTPS, None).authority, "10.0.0.1");
+        assert_eq!(Name::of(&secure, Scheme::HTTP, None).authority, "10.0.0.1:443");
     }
 }

@@ -27,10 +27,14 @@ mod pool;
 mod secure;
 mod service;
 mod socket;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiter;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "tls")]
+pub use self::tls::{ServerNameError, Tls};
 pub use self::{
     body::HttpBody,
     connect::{BoxConnecting, Connect, Connected},

@@ -7,7 +7,7 @@
 //! The dial of each connection asks, and what it learns holds for that connection alone: whether it
 //! is HTTP/2 (by ALPN, else by prior knowledge), and the scheme that its requests are dressed with.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use http::uri::Scheme;
 
@@ -28,6 +28,8 @@ pub(super) struct Secured {
     /// What both sides agreed on; without an agreement the offer decides.
     pub(super) spoken: Option<Spoken>,
     pub(super) scheme: Scheme,
+    /// The name that was asked for, of a server whose endpoint has none.
+    pub(super) server_name: Option<Arc<str>>,
 }
 
 /// What an endpoint may be spoken to in, before anything is agreed.
@@ -73,6 +75,6 @@ impl Offer {
 impl Secured {
     /// A stream as it is.
     pub(super) fn plain(stream: Connected) -> Self {
-        Self { stream, spoken: None, scheme: Scheme::HTTP }
+        Self { stream, spoken: None, scheme: Scheme::HTTP, server_name: None }
     }
 }

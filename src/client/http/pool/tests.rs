@@ -221,7 +221,7 @@ impl super::super::secure::Secure for Agreed {
     ) -> super::super::secure::Securing {
         assert_eq!(offer, Offer::Either);
         let (spoken, scheme) = (self.0, http::uri::Scheme::HTTPS);
-        Box::pin(async move { Ok(Secured { stream, spoken, scheme }) })
+        Box::pin(async move { Ok(Secured { stream, spoken, scheme, server_name: None }) })
     }
 }
 
