@@ -31,6 +31,7 @@ use crate::{
 /// | [`max_in_flight`](Self::max_in_flight) | none |
 /// | [`drain_timeout`](Self::drain_timeout) | 30 s |
 /// | [`keep_connected`](Self::keep_connected) | 64 endpoints |
+/// | [`subset`](Self::subset) | all endpoints |
 /// | [`on_empty`](Self::on_empty) | the source's own choice |
 ///
 /// It ends with one of [`make`](Self::make), `http` (feature `http`) and [`layer`](Self::layer).

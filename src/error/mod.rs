@@ -61,6 +61,8 @@ pub struct Census {
     pub tried: usize,
     /// Left out by the rules for weight or priority.
     pub unlisted: usize,
+    /// Outside of the subset that the balancer uses.
+    pub outside: usize,
 }
 
 /// Why a source could not answer. Cheap to clone.
@@ -252,6 +254,7 @@ impl fmt::Display for Census {
             (self.full, "at the cap of requests in flight"),
             (self.tried, "tried by this request"),
             (self.unlisted, "left out by weight or priority"),
+            (self.outside, "outside of the subset"),
         ];
         let mut separator = " (";
         for (count, class) in classes.into_iter().filter(|(count, _)| *count > 0) {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     diff::Member,
     snapshot::TierView,
+    subset::share_out,
     tiers::{self, TierPlan},
 };
 use crate::{
@@ -26,7 +27,8 @@ pub(crate) async fn build<S: Clone>(
     listed: &[Member<S>],
     fleet: &Fleet,
 ) -> Option<(Box<dyn Policy>, Box<[TierView<S>]>)> {
-    let plans = tiers::plan(listed.iter().map(|member| &member.node));
+    let mut plans = tiers::plan(listed.iter().map(|member| &member.node));
+    share_out(&mut plans, listed);
     let mut rng = fleet.seeds.rng();
     let seeds: Vec<u64> = plans.iter().map(|_| rng.next_u64()).collect();
     let now = fleet.now();

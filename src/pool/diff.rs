@@ -26,6 +26,8 @@ pub(crate) struct Roster<S> {
 pub(crate) struct Member<S> {
     pub(crate) node: Arc<Node>,
     pub(crate) service: S,
+    /// What counts for its weight, where a subset has a part of it only.
+    pub(crate) share: Option<u32>,
     endpoint: Endpoint,
 }
 
@@ -103,6 +105,17 @@ impl<S> Roster<S> {
         diff
     }
 
+    /// Sets the shares of the listed, in their order; true if one changed.
+    pub(crate) fn take_shares(&mut self, share: impl Fn(usize) -> Option<u32>) -> bool {
+        let mut changed = false;
+        for (index, member) in self.listed.iter_mut().enumerate() {
+            let share = share(index);
+            changed |= member.share != share;
+            member.share = share;
+        }
+        changed
+    }
+
     /// The node of an endpoint that was listed before and is not gone yet, listed once more.
     fn revive(&mut self, endpoint: &Endpoint) -> Option<Member<S>> {
         let identity = endpoint.identity();
@@ -136,7 +149,7 @@ impl<S> Roster<S> {
         self.next_id += 1;
         let service = make.make(&endpoint, Link::new(Arc::clone(&node)));
         tracing::debug!(%endpoint, "endpoint added");
-        Member { node, service, endpoint }
+        Member { node, service, share: None, endpoint }
     }
 
     /// Makes the service of `node` anew; false if it is not listed.

@@ -51,6 +51,10 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     on_empty: OnEmpty,
     refresh: RefreshHandle,
     roster: Roster<M::Service>,
+    /// What discovery lists, of which the roster has the subset.
+    known: Endpoints,
+    outside: Arc<[Endpoint]>,
+    subset_seed: u64,
     dials: Dials,
     view: DiscoveryView,
     /// When a set that is known to be gone is no longer kept.
@@ -93,6 +97,9 @@ where
             on_empty,
             refresh,
             roster: Roster::new(Arc::clone(&shared.fleet)),
+            known: Endpoints::default(),
+            outside: Arc::default(),
+            subset_seed: shared.fleet.seeds.rng().next_u64(),
             dials: Dials::default(),
             view: DiscoveryView::default(),
             clear_at: None,
@@ -221,9 +228,21 @@ where
         }
     }
 
-    /// Makes the roster what `endpoints` say; an error names what of it cannot be used.
+    /// Makes the roster the subset of what `endpoints` say; an error names what of it cannot be used.
     fn apply(&mut self, endpoints: Endpoints) -> Option<DiscoverError> {
-        let diff = self.roster.apply(endpoints, &self.make);
+        self.known = endpoints;
+        self.apply_subset()
+    }
+
+    fn apply_subset(&mut self) -> Option<DiscoverError> {
+        let mut selection = self.limits.subset.select(self.known.clone(), self.subset_seed);
+        let inside = std::mem::take(&mut selection.inside);
+        let diff = self.roster.apply(inside.into(), &self.make);
+        self.outdated |= self.roster.take_shares(|index| selection.share(index));
+        if *self.outside != *selection.outside {
+            self.outside = selection.outside.into();
+            self.outdated = true;
+        }
         if !diff.is_empty() {
             self.outdated = true;
             tracing::info!(
@@ -231,6 +250,7 @@ where
                 removed = diff.removed,
                 changed = diff.changed,
                 endpoints = self.roster.listed().len(),
+                outside = self.outside.len(),
                 "the set of endpoints changed"
             );
         }
@@ -319,7 +339,11 @@ where
     fn command(&mut self, command: Command<K>) {
         // Checked when it was given, against limits that may have changed since: nonsense is left out.
         if let Ok(limits) = self.limits.with(&command.changes) {
+            let subset_changed = limits.subset != self.limits.subset;
             self.limits = limits;
+            if subset_changed {
+                self.apply_subset();
+            }
         }
         if let Some((policy, key)) = command.policy {
             self.fleet.reports.set(policy.weigh_reports());
@@ -343,6 +367,7 @@ where
         let snapshot = Snapshot {
             tiers,
             left_out,
+            outside: Arc::clone(&self.outside),
             key: self.key.clone(),
             limits: self.limits,
             scope,

@@ -13,6 +13,7 @@ pub(crate) mod settings;
 pub(crate) mod shared;
 pub(crate) mod snapshot;
 mod status;
+mod subset;
 mod test_bed;
 pub(crate) mod tiers;
 
@@ -20,5 +21,6 @@ pub use self::{
     make::MakeEndpoint,
     settings::Settings,
     status::{DiscoveryStatus, EndpointState, EndpointStatus, Status},
+    subset::Subset,
     test_bed::TestBed,
 };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::subset::Subset;
 use crate::{
     error::BuildError,
     node::LatencyModel,
@@ -34,6 +35,7 @@ pub(crate) struct Changes {
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) keep_connected: Option<usize>,
     pub(crate) measure_latency: Option<bool>,
+    pub(crate) subset: Option<Subset>,
 }
 
 /// The settings in force, but for the policy.
@@ -46,6 +48,7 @@ pub(crate) struct Limits {
     pub(crate) drain_timeout: Duration,
     pub(crate) keep_connected: usize,
     pub(crate) measure_latency: bool,
+    pub(crate) subset: Subset,
 }
 
 /// The setters that [`Settings`] and [`Builder`](crate::Builder) have in common.
@@ -91,6 +94,12 @@ macro_rules! setters {
             self
         }
 
+        /// The part of the endpoints that is used, and so connected; all of them by default.
+        pub fn subset(mut self, subset: $crate::pool::Subset) -> Self {
+            self.$($changes).+.subset = Some(subset);
+            self
+        }
+
         /// Whether latency is measured also where the policy does not need it, so that
         /// [`status`](crate::pool::Status) shows it; off by default, as it costs two clock reads a request.
         pub fn measure_latency(mut self, measure: bool) -> Self {
@@ -114,6 +123,7 @@ impl Changes {
             drain_timeout: later.drain_timeout.or(self.drain_timeout),
             keep_connected: later.keep_connected.or(self.keep_connected),
             measure_latency: later.measure_latency.or(self.measure_latency),
+            subset: later.subset.or(self.subset),
         }
     }
 }
@@ -161,6 +171,7 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(30),
             keep_connected: 64,
             measure_latency: false,
+            subset: Subset::all(),
         }
     }
 }
@@ -177,9 +188,13 @@ impl Limits {
             drain_timeout: changes.drain_timeout.unwrap_or(self.drain_timeout),
             keep_connected: changes.keep_connected.unwrap_or(self.keep_connected),
             measure_latency: changes.measure_latency.unwrap_or(self.measure_latency),
+            subset: changes.subset.unwrap_or(self.subset),
         };
         if limits.attempt_timeout == Some(Duration::ZERO) {
             return out_of_range("attempt_timeout", "no attempt can succeed in no time");
+        }
+        if let Err(reason) = limits.subset.check() {
+            return out_of_range("subset", reason);
         }
         if limits.max_in_flight == Some(0) {
             return out_of_range("max_in_flight", "no endpoint could take a request");

@@ -1,6 +1,7 @@
 //! What the handles of a balancer, the calls in flight and its driver have in common.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
         Arc,
@@ -155,6 +156,10 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
         let draining = self.draining.load();
         let of = |node: &Arc<Node>| EndpointStatus::of(node, snapshot.model, now);
         let left_out = |node: &Arc<Node>| of(node).left_out();
+        let draining_too: HashSet<_> =
+            draining.iter().map(|node| node.endpoint().identity().clone()).collect();
+        let outside = snapshot.outside.iter();
+        let outside = outside.filter(|endpoint| !draining_too.contains(endpoint.identity()));
         Status {
             target: Arc::clone(&self.target),
             discovery: self.discovery.load().status(now),
@@ -162,6 +167,7 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
                 .nodes()
                 .map(of)
                 .chain(snapshot.left_out.iter().map(left_out))
+                .chain(outside.map(EndpointStatus::outside))
                 .chain(draining.iter().map(of))
                 .collect(),
             waiting: self.waiting.load(Ordering::Acquire),

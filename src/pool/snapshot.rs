@@ -15,11 +15,13 @@ pub(crate) struct Snapshot<S, K> {
     pub(crate) tiers: Box<[TierView<S>]>,
     /// Listed, but in no tier: of weight 0.
     pub(crate) left_out: Box<[Arc<Node>]>,
+    /// Known, but not of the subset: without a node.
+    pub(crate) outside: Arc<[Endpoint]>,
     pub(crate) key: K,
     pub(crate) limits: Limits,
     pub(crate) scope: Scope,
     pub(crate) model: LatencyModel,
-    /// Endpoints that discovery lists, whether in a tier or not.
+    /// Endpoints of the subset, whether in a tier or not.
     pub(crate) listed: usize,
 }
 
@@ -55,6 +57,7 @@ impl<S, K> Snapshot<S, K> {
         Self {
             tiers: Box::default(),
             left_out: Box::default(),
+            outside: Arc::default(),
             key,
             limits,
             scope: Scope::Usable,
@@ -211,7 +214,9 @@ impl<S, K> Snapshot<S, K> {
 
     /// Why none of the nodes can be used by a request that has tried those in `tried`.
     pub(crate) fn census(&self, tried: &[NodeId]) -> Census {
-        let mut census = Census { known: self.listed, ..Census::default() };
+        let outside = self.outside.len();
+        let known = self.listed + outside;
+        let mut census = Census { known, outside, ..Census::default() };
         let mut in_tiers = 0;
         for node in self.nodes() {
             in_tiers += 1;

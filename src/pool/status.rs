@@ -21,8 +21,8 @@ pub struct Status {
     pub target: Arc<str>,
     /// What discovery last said.
     pub discovery: DiscoveryStatus,
-    /// The endpoints that discovery lists, in the order of tiers; then those that are left out, and
-    /// then those that drain.
+    /// The endpoints that discovery lists, in the order of tiers; then those that are left out or
+    /// outside of the subset, and then those that drain.
     pub endpoints: Vec<EndpointStatus>,
     /// Calls that wait for an endpoint.
     pub waiting: usize,
@@ -72,6 +72,9 @@ pub enum EndpointState {
     Serving,
     /// It is listed with weight 0, and takes nothing new.
     LeftOut,
+    /// It is not of the [`Subset`](crate::pool::Subset) that the balancer uses: it has no connection, and
+    /// nothing is known of it.
+    OutsideSubset,
     /// Discovery no longer lists it; the requests that it has may end.
     Draining,
 }
@@ -122,6 +125,19 @@ impl EndpointStatus {
         }
     }
 
+    /// Of one that has no node.
+    pub(crate) fn outside(endpoint: &Endpoint) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            state: EndpointState::OutsideSubset,
+            link: LinkState::Idle,
+            last_failure: None,
+            in_flight: 0,
+            latency: None,
+            success: 1.0,
+        }
+    }
+
     pub(crate) fn left_out(mut self) -> Self {
         if self.state == EndpointState::Serving {
             self.state = EndpointState::LeftOut;
@@ -166,7 +182,7 @@ impl fmt::Display for Status {
             let latency = status.latency.map_or("-".to_owned(), |latency| format!("{latency:.1?}"));
             write!(
                 f,
-                "\n  {:<28} {:<9} {:<11} {:>5} in flight  latency {:>8}  success {:.3}",
+                "\n  {:<28} {:<13} {:<11} {:>5} in flight  latency {:>8}  success {:.3}",
                 status.endpoint.to_string(),
                 format!("{:?}", status.state),
                 status.link.name(),

@@ -10,6 +10,7 @@ use super::{
     settings::Limits,
     shared::model_of,
     snapshot::{Choice, Snapshot, TierView},
+    subset::{Subset, share_out},
     tiers,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub struct TestBed {
     /// Never locked, only owned: so threads may share the bed, and pick from it at once.
     policy: Mutex<Box<dyn Policy>>,
     roster: Roster<()>,
+    known: Endpoints,
+    subset_seed: u64,
     fleet: Arc<Fleet>,
     limits: Limits,
     /// Kept, so that nodes may ask for attention; nobody attends.
@@ -71,6 +74,8 @@ impl TestBed {
             policy: Mutex::new(policy),
             factory,
             roster: Roster::new(Arc::clone(&fleet)),
+            known: Endpoints::default(),
+            subset_seed: fleet.seeds.rng().next_u64(),
             fleet,
             limits: Limits::default(),
             _attended: attended,
@@ -91,11 +96,9 @@ impl TestBed {
     }
 
     fn anew(self, clock: Clock, seeds: Seeds) -> Self {
-        let endpoints: Vec<_> =
-            self.roster.listed().iter().map(|member| member.node.endpoint()).collect();
         let mut bed = Self::empty(self.factory, clock, seeds);
         bed.limits = self.limits;
-        bed.update(endpoints);
+        bed.update(self.known);
         bed
     }
 
@@ -107,10 +110,25 @@ impl TestBed {
         self
     }
 
+    /// The part of the endpoints that is used.
+    ///
+    /// # Panics
+    /// If it is one that a balancer refuses.
+    #[must_use]
+    pub fn subset(mut self, subset: Subset) -> Self {
+        assert_eq!(subset.check(), Ok(()), "a balancer refuses this subset");
+        self.limits.subset = subset;
+        self.update(self.known.clone());
+        self
+    }
+
     /// The set becomes `endpoints`; nodes of those that stay are kept.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = crate::Endpoint>) {
-        let endpoints: Endpoints = endpoints.into_iter().collect();
-        self.roster.apply(endpoints, &|_: &crate::Endpoint| ());
+        self.known = endpoints.into_iter().collect();
+        let mut selection = self.limits.subset.select(self.known.clone(), self.subset_seed);
+        let inside = std::mem::take(&mut selection.inside);
+        self.roster.apply(inside.into(), &|_: &crate::Endpoint| ());
+        self.roster.take_shares(|index| selection.share(index));
         self.rebuild();
         self.roster.settle(self.fleet.now());
     }
@@ -121,7 +139,8 @@ impl TestBed {
         let mut rng = self.fleet.seeds.rng();
         let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
         let now = self.fleet.now();
-        let plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
+        let mut plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
+        share_out(&mut plans, self.roster.listed());
         let views = plans.into_iter().enumerate().map(|(index, plan)| TierView {
             picker: policy.build(&Tier::new(
                 &plan.nodes,
@@ -136,6 +155,7 @@ impl TestBed {
         self.snapshot.store(Arc::new(Snapshot {
             tiers: views.collect(),
             left_out: Box::default(),
+            outside: Arc::default(),
             key: (),
             limits: self.limits,
             scope: policy.scope(),
