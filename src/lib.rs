@@ -40,6 +40,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `http` | yes | [`client`]: a plain HTTP/1.1 and HTTP/2 transport, `Builder::http()` |
+//! | `dns` | no | [`discovery::Dns`](discovery): names in DNS, A, AAAA and SRV; Rust 1.88 |
 //! | `kubernetes` | no | `discovery::kubernetes`: the endpoints of a Service, watched |
 //! | `tls` | no | `client::Tls`: the transport over rustls, `Builder::https()` |
 //! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()` |

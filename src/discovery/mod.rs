@@ -6,13 +6,16 @@
 //! never its end (as in gRPC's resolvers), because what was good a moment ago is the best guess
 //! there is while the source cannot answer.
 //!
-//! Here are [`StaticList`] (a fixed list), [`Registry`] (the program itself pushes) and [`Target`]
-//! (a `scheme://...` text that names a source, also by schemes of one's own: [`Targets`]); any stream of updates is a source as well.
+//! Here are [`StaticList`] (a fixed list), [`Registry`] (the program itself pushes), with their
+//! features names in DNS and Kubernetes Services, and [`Target`] (a `scheme://...` text that names a
+//! source, also by schemes of one's own: [`Targets`]); any stream of updates is a source as well.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 
+#[cfg(feature = "dns")]
+pub use self::dns::{Dns, Families, Resolver};
 pub use self::{
     refresh::{RefreshHandle, RefreshRequests},
     registry::{RegisterError, Registration, Registry},
@@ -21,11 +24,15 @@ pub use self::{
 };
 use crate::{endpoint::Endpoint, error::DiscoverError};
 
+#[cfg(feature = "dns")]
+mod dns;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 mod part;
 pub mod refresh;
 mod registry;
+#[cfg(feature = "dns")]
+mod resume;
 mod static_list;
 mod target;
 mod unfold;

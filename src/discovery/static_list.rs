@@ -53,7 +53,7 @@ pub struct StaticList(Arc<[Endpoint]>);
 struct Entry<'a>(&'a Endpoint);
 
 /// Says its update once, and nothing ever after.
-struct Once(Option<Update>);
+pub(super) struct Once(pub(super) Option<Update>);
 
 /// Refuses what a list may not hold, one endpoint after another.
 #[derive(Default)]

@@ -14,6 +14,8 @@ use self::{
     source::{AnySource, erase},
     uri::Uri,
 };
+#[cfg(feature = "dns")]
+use super::dns::{self, Resolver};
 use super::{Discover, OnEmpty, RefreshRequests, StaticList, Update};
 use crate::error::{BoxError, BuildError};
 
@@ -26,6 +28,8 @@ pub(in crate::discovery) mod uri;
 /// | target | source | feature |
 /// |---|---|---|
 /// | `static://10.0.0.1:80,[::1]:80;weight=2` | [`StaticList`] | |
+/// | `dns://users.shop.svc.cluster.local:8080` | the addresses of a name | `dns` |
+/// | `srv://_http._tcp.users.shop.svc.cluster.local` | the targets of SRV records | `dns` |
 /// | `k8s://namespace/service:port` | the endpoints of a Kubernetes Service | `kubernetes` |
 ///
 /// All but `static` take options after a `?`, with `&` between them. These work for each:
@@ -35,6 +39,16 @@ pub(in crate::discovery) mod uri;
 /// | `on_empty=clear`, `keep` or a time such as `30s` | what a known-empty answer does ([`OnEmpty`]); the builder's own `on_empty` wins |
 /// | `server_name=NAME` | the name that the servers go by, for TLS and the `Host` of requests that name none |
 /// | `protocol=http1` or `http2` | the [`Protocol`](crate::Protocol) that the servers speak |
+///
+/// And these for `dns` and `srv`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `family=4`, `6` or `any` | which addresses to ask for |
+/// | `resolver=system` or `getaddrinfo` | whom to ask; `srv` knows `system` alone |
+/// | `nameserver=10.0.0.53,[::1]:5353` | whom to ask, in this order; port 53 unless it says another |
+/// | `min_refresh=500ms`, `max_refresh=1m` | bounds for the time between two looks |
+/// | `ignore_weights=true` | `srv` alone: takes all targets alike |
 ///
 /// ```
 /// use evenkeel::{BuildError, discovery::Target};
@@ -76,6 +90,8 @@ pub struct Target {
 #[must_use = "schemes are served by the targets that are parsed with them"]
 pub struct Targets {
     own: BTreeMap<String, OwnScheme>,
+    #[cfg(feature = "dns")]
+    resolver: Option<Resolver>,
 }
 
 type OwnScheme = Arc<dyn Fn(&str) -> Result<Arc<dyn AnySource>, BoxError> + Send + Sync>;
@@ -181,6 +197,24 @@ impl Targets {
         self
     }
 
+    /// Looks up the names of `dns://` and `srv://` targets through `resolver`, which they share,
+    /// unless a target names its own.
+    ///
+    /// ```
+    /// use evenkeel::{Balance, discovery::{Resolver, Targets}};
+    ///
+    /// let targets = Targets::new().resolver(Resolver::system());
+    /// let users = Balance::builder(targets.parse("dns://users.shop.svc.cluster.local:8080")?);
+    /// let carts = Balance::builder(targets.parse("srv://_grpc._tcp.carts.shop.svc.cluster.local")?);
+    /// # let _ = (users, carts);
+    /// # Ok::<(), evenkeel::BuildError>(())
+    /// ```
+    #[cfg(feature = "dns")]
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
     /// Takes the text for a target. Nothing is looked up yet.
     ///
     /// # Errors
@@ -242,6 +276,13 @@ impl Targets {
         Ok((source, common))
     }
 
+    #[cfg(feature = "dns")]
+    fn dns(&self, scheme: &str, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
+        uri.read_options()?;
+        Ok(erase(dns::from_uri(scheme, uri, self.resolver.clone())?))
+    }
+
+    #[cfg(not(feature = "dns"))]
     fn dns(&self, _scheme: &str, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
         Err(missing("dns", uri))
     }

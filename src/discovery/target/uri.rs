@@ -23,7 +23,7 @@ pub(in crate::discovery) struct Uri<'a> {
 #[allow(dead_code, reason = "not every build has a source that asks for everything")]
 impl<'a> Uri<'a> {
     /// `None` if the text is no `scheme://...`.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    pub(in crate::discovery) fn parse(text: &'a str) -> Option<Self> {
         let whole = Part { text, position: 0 }.trim();
         let at = whole.text.find("://")?;
         let scheme = whole.text.get(..at).filter(|scheme| is_scheme(scheme))?;

@@ -1,0 +1,465 @@
+use std::{pin::Pin, sync::Mutex};
+
+use futures::{FutureExt, Stream, StreamExt};
+
+use super::*;
+use crate::{
+    discovery::{
+        dns::search::Search,
+        refresh::{self, RefreshHandle},
+        resume::{Pace, resume},
+    },
+    node::Rng,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// DNS as a test would have it, in paused time.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    addresses: HashMap<(String, Family), Says<IpAddr>>,
+    services: HashMap<String, Says<Service>>,
+    search: Search,
+    asked: Vec<(String, Family)>,
+}
+
+/// An answer after a while.
+type Says<T> = (Duration, Answer<T>);
+
+impl Fake {
+    fn a(&self, name: &str, says: Answer<IpAddr>) {
+        self.says(name, Family::V4, Duration::ZERO, says);
+    }
+
+    fn aaaa(&self, name: &str, says: Answer<IpAddr>) {
+        self.says(name, Family::V6, Duration::ZERO, says);
+    }
+
+    fn says(&self, name: &str, family: Family, after: Duration, says: Answer<IpAddr>) {
+        self.0.lock().unwrap().addresses.insert((name.to_owned(), family), (after, says));
+    }
+
+    fn srv(&self, name: &str, says: Answer<Service>) {
+        self.0.lock().unwrap().services.insert(name.to_owned(), (Duration::ZERO, says));
+    }
+
+    fn search(&self, ndots: usize, domains: &[&str]) {
+        let domains = domains.iter().map(|domain| domain.parse().unwrap()).collect();
+        self.0.lock().unwrap().search = Search::new(domains, ndots);
+    }
+
+    fn asked(&self) -> Vec<(String, Family)> {
+        std::mem::take(&mut self.0.lock().unwrap().asked)
+    }
+}
+
+impl Lookup for Fake {
+    async fn prepare(&mut self) -> Result<(), DiscoverError> {
+        Ok(())
+    }
+
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        self.0.lock().unwrap().search.candidates(name)
+    }
+
+    fn questions(&self, families: Families) -> Vec<Family> {
+        match families {
+            Families::Both => vec![Family::V4, Family::V6],
+            Families::V4 => vec![Family::V4],
+            Families::V6 => vec![Family::V6],
+        }
+    }
+
+    fn addresses(
+        &self,
+        name: Name,
+        family: Family,
+    ) -> impl Future<Output = Answer<IpAddr>> + Send + 'static {
+        let key = (name.to_ascii(), family);
+        let mut world = self.0.lock().unwrap();
+        world.asked.push(key.clone());
+        let says = world.addresses.get(&key).cloned();
+        async move {
+            let (after, says) = says.unwrap_or((Duration::ZERO, no_name()));
+            tokio::time::sleep(after).await;
+            says
+        }
+    }
+
+    fn services(&self, name: Name) -> impl Future<Output = Answer<Service>> + Send + 'static {
+        let says = self.0.lock().unwrap().services.get(&name.to_ascii()).cloned();
+        async move {
+            let (after, says) = says.unwrap_or((Duration::ZERO, no_name()));
+            tokio::time::sleep(after).await;
+            says
+        }
+    }
+}
+
+fn v4<T: From<[u8; 4]>>(last: u8) -> T {
+    [10, 0, 0, last].into()
+}
+
+fn v6(last: u16) -> IpAddr {
+    [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into()
+}
+
+fn good<T>(records: impl IntoIterator<Item = T>) -> Answer<T> {
+    let records = records.into_iter().collect();
+    Ok(Found::Records(Records { records, ttl: 5 * SECOND }))
+}
+
+fn no_records<T>() -> Answer<T> {
+    Ok(Found::Nothing(Absent::NoRecords))
+}
+
+fn no_name<T>() -> Answer<T> {
+    Ok(Found::Nothing(Absent::NoName))
+}
+
+fn servfail<T>() -> Answer<T> {
+    Err(Failure { error: DiscoverError::new("SERVFAIL"), answered: true })
+}
+
+fn refused<T>() -> Answer<T> {
+    Err(Failure { error: DiscoverError::new("REFUSED"), answered: false })
+}
+
+fn service(target: &str, priority: u16, weight: u16) -> Service {
+    let target = target.parse().unwrap();
+    Service { target, port: 80, priority, weight, addresses: Vec::new() }
+}
+
+/// The updates of a source over `fake`, and the way to ask it for another look.
+struct Source {
+    updates: Pin<Box<dyn Stream<Item = Update> + Send>>,
+    refresh: RefreshHandle,
+}
+
+impl Source {
+    fn host(fake: &Fake, name: &str) -> Self {
+        let question = Question::Host { name: name.parse().unwrap(), port: 80 };
+        Self::new(fake, question, Families::Both)
+    }
+
+    fn services(fake: &Fake, name: &str) -> Self {
+        let name = name.parse().unwrap();
+        Self::new(fake, Question::Services { name, ignore_weights: false }, Families::Both)
+    }
+
+    fn new(fake: &Fake, question: Question, families: Families) -> Self {
+        let clock = Clock::default();
+        let name = Some("users.shop".into());
+        let looker = Looker::new(fake.clone(), question, families, name, clock.clone());
+        let pace = Pace { floor: SECOND, ceiling: 30 * SECOND, clock, rng: Rng::from_seed(1) };
+        let (refresh, requests) = refresh::channel();
+        Self { updates: Box::pin(resume(looker, pace, requests)), refresh }
+    }
+
+    async fn next(&mut self) -> Update {
+        self.updates.next().await.unwrap()
+    }
+
+    /// The next look, at the floor.
+    async fn again(&mut self) -> Update {
+        self.refresh.request();
+        self.next().await
+    }
+}
+
+/// An update in short: its kind, its endpoints, its error or reason.
+fn short(update: &Update) -> String {
+    let list = |set: &Endpoints| {
+        let ips = set.iter().map(|one| one.addr().socket().unwrap().ip().to_string());
+        ips.collect::<Vec<_>>().join(" ")
+    };
+    match update {
+        Update::Set(set) => format!("set {}", list(set)),
+        Update::Partial(set, error) => format!("partial {} | {error}", list(set)),
+        Update::Empty(reason) => format!("empty | {reason}"),
+        Update::Failed(error) => format!("failed | {error}"),
+    }
+}
+
+/// Both families at once, merged, sorted, each address once, under the name that was asked for.
+#[tokio::test(start_paused = true)]
+async fn r13_both_families_are_asked_at_once_and_merged() {
+    let fake = Fake::default();
+    fake.says("users.", Family::V4, SECOND, good([v4(2), v4(1), v4(2)]));
+    fake.says("users.", Family::V6, SECOND, good([v6(1)]));
+    let mut source = Source::host(&fake, "users");
+    let begin = tokio::time::Instant::now().into_std();
+    let update = source.next().await;
+    assert_eq!(short(&update), "set 10.0.0.1 10.0.0.2 2001:db8::1");
+    let took = tokio::time::Instant::now().into_std().saturating_duration_since(begin);
+    assert!(took < 2 * SECOND, "one after the other: {took:?}");
+    let Update::Set(set) = update else { unreachable!() };
+    assert!(set.iter().all(|one| one.server_name() == Some("users.shop")
+        && one.addr().port() == Some(80)
+        && one.priority() == crate::Priority(0)
+        && one.weight() == crate::Weight(1)));
+}
+
+/// R13: A good and AAAA refused is the A set, said to be partial; with no AAAA there is it is whole.
+#[tokio::test(start_paused = true)]
+async fn r13_one_family_that_fails_is_partial() {
+    for (aaaa, expected) in [
+        (refused(), "partial 10.0.0.1 | REFUSED"),
+        (servfail(), "partial 10.0.0.1 | SERVFAIL"),
+        (no_records(), "set 10.0.0.1"),
+        (no_name(), "set 10.0.0.1"),
+    ] {
+        let fake = Fake::default();
+        fake.a("users.", good([v4(1)]));
+        fake.aaaa("users.", aaaa.clone());
+        assert_eq!(short(&Source::host(&fake, "users").next().await), expected);
+        // And the other way round.
+        fake.a("users.", aaaa);
+        fake.aaaa("users.", good([v6(1)]));
+        let expected = expected.replace("10.0.0.1", "2001:db8::1");
+        assert_eq!(short(&Source::host(&fake, "users").next().await), expected);
+    }
+}
+
+/// R13: A good and AAAA silent gives the A set within a second; what comes late still counts.
+#[tokio::test(start_paused = true)]
+async fn r13_a_silent_family_holds_the_other_up_for_half_a_second() {
+    let fake = Fake::default();
+    fake.a("users.", good([v4(1)]));
+    fake.says("users.", Family::V6, 8 * SECOND, refused());
+    let mut source = Source::host(&fake, "users");
+    let begin = Clock::default().now();
+    let update = source.next().await;
+    let took = Clock::default().now().saturating_duration_since(begin);
+    assert_eq!(short(&update), "partial 10.0.0.1 | `users.` AAAA: no answer yet");
+    assert!(took < SECOND, "{took:?}");
+    assert_eq!(short(&source.next().await), "partial 10.0.0.1 | REFUSED");
+    assert_eq!(fake.asked().len(), 2, "it was one look");
+
+    // What is late comes into the set; and then it does not leave it when it is late again.
+    fake.says("users.", Family::V6, 2 * SECOND, good([v6(1)]));
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 2001:db8::1");
+    fake.says("users.", Family::V6, 4 * SECOND, good([v6(2)]));
+    fake.a("users.", good([v4(1), v4(2)]));
+    assert_eq!(
+        short(&source.again().await),
+        "partial 10.0.0.1 10.0.0.2 2001:db8::1 | `users.` AAAA: no answer yet"
+    );
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 10.0.0.2 2001:db8::2");
+}
+
+/// R5, T10: what one family cannot say is filled in from the last time; if none says anything new,
+/// nothing is said.
+#[tokio::test(start_paused = true)]
+async fn r5_the_last_good_of_each_part_is_kept() {
+    let fake = Fake::default();
+    fake.a("users.", good([v4(1)]));
+    fake.aaaa("users.", good([v6(1)]));
+    let mut source = Source::host(&fake, "users");
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 2001:db8::1");
+    fake.a("users.", good([v4(2)]));
+    fake.aaaa("users.", servfail());
+    assert_eq!(short(&source.again().await), "partial 10.0.0.2 2001:db8::1 | SERVFAIL");
+    // The family that failed is known no more to have none: it leaves.
+    fake.aaaa("users.", no_records());
+    assert_eq!(short(&source.again().await), "set 10.0.0.2");
+    fake.aaaa("users.", servfail());
+    assert_eq!(short(&source.again().await), "partial 10.0.0.2 | SERVFAIL");
+    // A failure beside "no records" is a failure, and no empty set.
+    fake.a("users.", refused());
+    fake.aaaa("users.", no_records());
+    assert_eq!(short(&source.again().await), "failed | REFUSED");
+    fake.a("users.", no_name());
+    fake.aaaa("users.", refused());
+    assert_eq!(short(&source.next().await), "failed | REFUSED");
+    fake.aaaa("users.", no_name());
+    assert_eq!(short(&source.next().await), "empty | `users` does not exist (NXDOMAIN)");
+    fake.a("users.", no_records());
+    assert_eq!(short(&source.again().await), "empty | `users` has no such records (NODATA)");
+}
+
+/// R13: each name of the search list is asked for both families before the next one.
+#[tokio::test(start_paused = true)]
+async fn r13_the_search_list_is_walked_by_name_and_not_by_family() {
+    let fake = Fake::default();
+    fake.search(5, &["a", "b"]);
+    fake.aaaa("users.a.", good([v6(1)]));
+    fake.a("users.b.", good([v4(1)]));
+    let mut source = Source::host(&fake, "users");
+    // Were each family looked for by itself, A would come from another name.
+    assert_eq!(short(&source.next().await), "set 2001:db8::1");
+    let asked = fake.asked();
+    assert!(asked.iter().all(|(name, _)| name == "users.a."), "{asked:?}");
+    // A name that exists without addresses lets the search go on, as in glibc.
+    fake.aaaa("users.a.", no_records());
+    fake.a("users.a.", no_records());
+    assert_eq!(short(&source.again().await), "set 10.0.0.1");
+    fake.a("users.b.", no_name());
+    assert_eq!(short(&source.again().await), "empty | `users` has no such records (NODATA)");
+    // A trailing dot asks one name.
+    fake.asked();
+    fake.a("users.", good([v4(9)]));
+    assert_eq!(short(&Source::host(&fake, "users.").next().await), "set 10.0.0.9");
+    assert!(fake.asked().iter().all(|(name, _)| name == "users."));
+}
+
+/// R13, R5: a server's failure lets the search go on, a silence does not; and never does a name
+/// take the place of one that works.
+#[tokio::test(start_paused = true)]
+async fn r5_a_failure_in_the_search_list_does_not_lead_to_another_name() {
+    let fake = Fake::default();
+    fake.search(5, &["a", "b"]);
+    fake.a("users.a.", servfail());
+    fake.aaaa("users.a.", servfail());
+    fake.a("users.b.", good([v4(1)]));
+    let mut source = Source::host(&fake, "users");
+    assert_eq!(short(&source.next().await), "set 10.0.0.1");
+    // With nothing found the failure is the answer, and not that there is nothing.
+    fake.a("users.b.", no_name());
+    let mut other = Source::host(&fake, "users");
+    assert_eq!(short(&other.next().await), "failed | SERVFAIL");
+    for family in [Family::V4, Family::V6] {
+        fake.says("users.a.", family, SECOND, refused());
+    }
+    fake.a("users.b.", good([v4(1)]));
+    let mut other = Source::host(&fake, "users");
+    assert_eq!(short(&other.next().await), "failed | REFUSED");
+
+    fake.a("users.a.", good([v4(7)]));
+    fake.aaaa("users.a.", no_records());
+    assert_eq!(short(&source.again().await), "set 10.0.0.7");
+    fake.a("users.a.", servfail());
+    assert_eq!(short(&source.again().await), "failed | SERVFAIL");
+}
+
+/// R22: priorities, weights and ports are those of the records, for all addresses of a target.
+#[tokio::test(start_paused = true)]
+async fn r22_srv_records_say_priority_weight_and_port() {
+    let fake = Fake::default();
+    let mut with_addresses = service("b.", 20, 0);
+    with_addresses.addresses = vec![v4(9)];
+    with_addresses.port = 8080;
+    let all = [with_addresses, service("a.", 10, 5), service("A.", 10, 7)];
+    fake.srv("_http._tcp.users.", good(all.clone()));
+    fake.a("a.", good([v4(1)]));
+    let question = |ignore_weights| Question::Services {
+        name: "_http._tcp.users".parse().unwrap(),
+        ignore_weights,
+    };
+    for (ignore, expected) in [
+        (false, ["10.0.0.1:80 10 5", "10.0.0.9:8080 20 1"]),
+        (true, ["10.0.0.1:80 10 1", "10.0.0.9:8080 20 1"]),
+    ] {
+        let mut source = Source::new(&fake, question(ignore), Families::Both);
+        let Update::Set(set) = source.next().await else { panic!("no set") };
+        let told: Vec<_> = set
+            .iter()
+            .map(|one| format!("{one} {} {}", one.priority().0, one.weight().0))
+            .collect();
+        assert_eq!(told, expected);
+        assert!(set.iter().all(|one| one.server_name() == Some("users.shop")));
+        let asked = fake.asked();
+        assert_eq!(
+            asked.len(),
+            2,
+            "what comes along is not asked for, nor a target twice: {asked:?}"
+        );
+    }
+    let mut source = Source::new(&fake, question(false), Families::V6);
+    assert_eq!(short(&source.next().await), "empty | `b.` does not exist (NXDOMAIN) (and 2 more)");
+}
+
+/// R22: one bad target is skipped and named; "." is no failure.
+#[tokio::test(start_paused = true)]
+async fn r22_one_bad_target_is_skipped_and_dot_is_unavailable() {
+    let fake = Fake::default();
+    fake.a("good.", good([v4(1)]));
+    fake.a("down.", servfail());
+    fake.aaaa("down.", servfail());
+    let mut zero = service("good.", 0, 0);
+    zero.port = 0;
+    let good_one = service("good.", 0, 0);
+    let cases = [
+        (
+            vec![good_one.clone(), service("gone.", 0, 0)],
+            "partial 10.0.0.1 | `gone.` does not exist (NXDOMAIN)",
+        ),
+        (
+            vec![good_one.clone(), service("down.", 0, 0)],
+            "partial 10.0.0.1 | SERVFAIL (and 1 more)",
+        ),
+        (vec![good_one.clone(), zero], "partial 10.0.0.1 | `good.` has port 0"),
+        (vec![good_one, service(".", 0, 0)], "set 10.0.0.1"),
+        (
+            vec![service(".", 0, 0)],
+            "empty | the domain does not offer the service (SRV target `.`)",
+        ),
+        (vec![service("gone.", 0, 0)], "empty | `gone.` does not exist (NXDOMAIN)"),
+        (vec![service("down.", 0, 0)], "failed | SERVFAIL (and 1 more)"),
+        (vec![service("down.", 0, 0), service("gone.", 0, 0)], "failed | SERVFAIL (and 1 more)"),
+    ];
+    for (records, expected) in cases {
+        fake.srv("users.", good(records));
+        assert_eq!(short(&Source::services(&fake, "users").next().await), expected);
+    }
+    fake.srv("users.", servfail());
+    assert_eq!(short(&Source::services(&fake, "users").next().await), "failed | SERVFAIL");
+    fake.srv("users.", no_records());
+    assert_eq!(
+        short(&Source::services(&fake, "users").next().await),
+        "empty | `users` has no such records (NODATA)"
+    );
+}
+
+/// R5, R22: a target that cannot be looked up keeps the addresses that it had, and one that is slow
+/// does not hold the others up.
+#[tokio::test(start_paused = true)]
+async fn r22_targets_keep_what_they_had_and_do_not_wait_for_each_other() {
+    let fake = Fake::default();
+    fake.a("a.", good([v4(1)]));
+    fake.a("b.", good([v4(2)]));
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    let mut source = Source::services(&fake, "users");
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 10.0.0.2");
+    fake.a("a.", good([v4(3)]));
+    fake.a("b.", refused());
+    assert_eq!(short(&source.again().await), "partial 10.0.0.2 10.0.0.3 | REFUSED");
+    fake.says("b.", Family::V4, 9 * SECOND, good([v4(4)]));
+    fake.a("a.", good([v4(5)]));
+    let begin = Clock::default().now();
+    assert_eq!(short(&source.again().await), "partial 10.0.0.2 10.0.0.5 | `b.` A: no answer yet");
+    assert!(Clock::default().now().saturating_duration_since(begin) <= 2 * SECOND);
+    assert_eq!(short(&source.next().await), "set 10.0.0.4 10.0.0.5");
+    // What is no longer a target is forgotten.
+    fake.srv("users.", good([service("a.", 0, 0)]));
+    assert_eq!(short(&source.again().await), "set 10.0.0.5");
+    fake.says("b.", Family::V4, Duration::ZERO, refused());
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    assert_eq!(short(&source.again().await), "partial 10.0.0.5 | REFUSED");
+}
+
+/// R6: the least TTL of all that was asked counts, and a refresh takes one set of questions.
+#[tokio::test(start_paused = true)]
+async fn r6_the_least_ttl_of_the_parts_counts() {
+    let fake = Fake::default();
+    let lasting = |seconds: u64, address| {
+        let ttl = Duration::from_secs(seconds);
+        Ok(Found::Records(Records { records: vec![address], ttl }))
+    };
+    fake.a("users.", lasting(20, v4(1)));
+    fake.aaaa("users.", lasting(10, v6(1)));
+    let mut source = Source::host(&fake, "users");
+    source.next().await;
+    for _ in 0..20 {
+        assert!(source.updates.next().now_or_never().is_none());
+        fake.asked();
+        let begin = Clock::default().now();
+        source.next().await;
+        let wait = Clock::default().now().saturating_duration_since(begin).as_secs_f64();
+        assert!((9.0..=11.01).contains(&wait), "{wait}");
+        assert_eq!(fake.asked().len(), 2);
+    }
+}
