@@ -9,6 +9,7 @@
 //! Here are [`StaticList`] (a fixed list), [`Registry`] (the program itself pushes), with their
 //! features names in DNS and Kubernetes Services, and [`Target`] (a `scheme://...` text that names a
 //! source, also by schemes of one's own: [`Targets`]); any stream of updates is a source as well.
+//! [`Failover`] and [`Merge`] make one of several.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,6 +18,8 @@ use futures_core::Stream;
 #[cfg(feature = "dns")]
 pub use self::dns::{Dns, Families, Resolver};
 pub use self::{
+    failover::Failover,
+    merge::Merge,
     refresh::{RefreshHandle, RefreshRequests},
     registry::{RegisterError, Registration, Registry},
     static_list::StaticList,
@@ -24,15 +27,20 @@ pub use self::{
 };
 use crate::{endpoint::Endpoint, error::DiscoverError};
 
+mod any_source;
+mod compose;
 #[cfg(feature = "dns")]
 mod dns;
+mod failover;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+mod merge;
 mod part;
 pub mod refresh;
 mod registry;
 #[cfg(feature = "dns")]
 mod resume;
+mod sleep;
 mod static_list;
 mod target;
 mod unfold;

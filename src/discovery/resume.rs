@@ -89,14 +89,6 @@ pub(super) fn resume<L: Look>(
     })
 }
 
-/// Waits for `until`; for ever, if there is none.
-pub(super) async fn sleep_until(clock: &Clock, until: Option<Instant>) {
-    match until {
-        Some(until) => clock.sleep_until(until).await,
-        None => std::future::pending().await,
-    }
-}
-
 // === impl Pace ===
 
 impl Pace {

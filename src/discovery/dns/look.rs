@@ -22,7 +22,8 @@ use super::{
 use crate::{
     discovery::{
         Endpoints, Reason, Update,
-        resume::{Again, Look, Seen, sleep_until},
+        resume::{Again, Look, Seen},
+        sleep::sleep_until,
     },
     endpoint::Endpoint,
     error::DiscoverError,

@@ -28,7 +28,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::answer::Absent;
 use crate::{
-    discovery::resume::sleep_until,
+    discovery::sleep::sleep_until,
     node::{Clock, after},
 };
 

@@ -9,8 +9,7 @@ use std::{
 use futures_core::Stream;
 
 use super::{
-    super::{Endpoints, OnEmpty, Update},
-    source::Updates,
+    super::{Endpoints, OnEmpty, Update, any_source::Updates},
     uri::Uri,
 };
 use crate::{

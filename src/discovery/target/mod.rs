@@ -9,18 +9,16 @@ use std::{collections::BTreeMap, env, fmt, str::FromStr, sync::Arc};
 
 use futures_core::Stream;
 
-use self::{
-    common::Common,
-    source::{AnySource, erase},
-    uri::Uri,
-};
+use self::{common::Common, uri::Uri};
 #[cfg(feature = "dns")]
 use super::dns::{self, Resolver};
-use super::{Discover, OnEmpty, RefreshRequests, StaticList, Update};
+use super::{
+    Discover, OnEmpty, RefreshRequests, StaticList, Update,
+    any_source::{AnySource, erase},
+};
 use crate::error::{BoxError, BuildError};
 
 mod common;
-mod source;
 pub(in crate::discovery) mod uri;
 
 /// A source that a text names: `scheme://...`.
@@ -299,6 +297,7 @@ impl Targets {
     }
 }
 
+#[cfg(not(all(feature = "dns", feature = "kubernetes")))]
 fn missing(feature: &'static str, uri: &Uri<'_>) -> BuildError {
     BuildError::MissingFeature { target: uri.text().to_owned(), feature }
 }

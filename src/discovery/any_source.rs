@@ -1,10 +1,10 @@
-//! Any source, behind one type: what a target holds.
+//! Any source, behind one type: what a target holds, and what sources are composed of.
 
 use std::{pin::Pin, sync::Arc};
 
 use futures_core::Stream;
 
-use super::super::{Discover, OnEmpty, RefreshRequests, Update};
+use super::{Discover, OnEmpty, RefreshRequests, Update};
 
 pub(super) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 
@@ -12,6 +12,7 @@ pub(super) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 pub(super) trait AnySource: Send + Sync {
     fn start(&self, refresh: RefreshRequests) -> Updates;
     fn default_on_empty(&self) -> OnEmpty;
+    fn name(&self) -> Arc<str>;
 }
 
 pub(super) fn erase<D: Discover + Clone + Sync>(source: D) -> Arc<dyn AnySource> {
@@ -26,6 +27,10 @@ impl<D: Discover + Clone + Sync> AnySource for D {
     }
 
     fn default_on_empty(&self) -> OnEmpty {
-        Discover::on_empty(self)
+        self.on_empty()
+    }
+
+    fn name(&self) -> Arc<str> {
+        self.target()
     }
 }
