@@ -11,12 +11,12 @@ use std::{
 
 use allocation_counter::measure;
 use evenkeel::{
-    AtResponse, Balance, Endpoint,
+    AtResponse, Balance, Endpoint, Weight,
     discovery::StaticList,
     node::{Head, Outcome},
     policy::{
-        IntoPolicy, LeastRequest, LoadMetric, P2c, Random, Rendezvous, RequestKey, RoundRobin,
-        hash_bytes,
+        IntoPolicy, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RequestKey,
+        RoundRobin, WeightedRoundRobin, hash_bytes,
     },
     pool::TestBed,
 };
@@ -94,8 +94,15 @@ async fn a_clone_of_a_balancer_allocates_nothing() {
     assert_eq!(allocations(|| drop(balance.clone())), 0);
 }
 
+/// With equal weights, and with others.
 fn assert_pick_allocates_nothing(policy: impl IntoPolicy) {
-    let bed = TestBed::new(policy, endpoints()).unwrap();
+    let mut bed = TestBed::new(policy, endpoints()).unwrap();
+    assert_picks_allocate_nothing(&bed);
+    bed.update(endpoints().zip(1..).map(|(endpoint, weight)| endpoint.with_weight(Weight(weight))));
+    assert_picks_allocate_nothing(&bed);
+}
+
+fn assert_picks_allocate_nothing(bed: &TestBed) {
     let picks = || {
         for key in 0..1_000 {
             let mut lease = bed.pick(Some(key)).unwrap();
@@ -112,6 +119,10 @@ fn assert_pick_allocates_nothing(policy: impl IntoPolicy) {
 #[test]
 fn a_pick_and_its_lease_allocate_nothing() {
     assert_pick_allocates_nothing(RoundRobin::new());
+    assert_pick_allocates_nothing(RoundRobin::envoy());
+    assert_pick_allocates_nothing(LeastRequest::envoy());
+    assert_pick_allocates_nothing(WeightedRoundRobin::new());
+    assert_pick_allocates_nothing(PickFirst::new());
     assert_pick_allocates_nothing(P2c::by(LoadMetric::InFlight));
     assert_pick_allocates_nothing(P2c::by(LoadMetric::PeakEwma));
     assert_pick_allocates_nothing(P2c::by(LoadMetric::Cost));

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel::{
-    Balance,
+    Balance, Protocol,
     client::HttpService,
     discovery::Registry,
     policy::{RoundRobin, WeightedRoundRobin},
@@ -29,13 +29,16 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use server::{Server, within};
+use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 /// How a server reports.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Header,
     Trailer,
+    /// As gRPC does.
+    TrailerOfHttp2,
 }
 
 /// An `OrcaLoadReport` with its fields 1 (CPU) and 6 (requests a second: 100), in base64.
@@ -56,7 +59,8 @@ fn base64_of_report(cpu: f64) -> String {
 /// A server that says that its CPU is used to so many per cent.
 async fn reporting(by: By, per_cent: &Arc<AtomicU64>) -> Server {
     let per_cent = Arc::clone(per_cent);
-    Server::answering(move |_| {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Server::serve(listener, by == By::TrailerOfHttp2, move |_| {
         let per_cent = per_cent.load(Ordering::SeqCst);
         async move {
             let mut response = Response::new(());
@@ -68,7 +72,7 @@ async fn reporting(by: By, per_cent: &Arc<AtomicU64>) -> Server {
                     let name = "endpoint-load-metrics";
                     response.headers_mut().insert(name, text.parse().unwrap());
                 }
-                By::Trailer => {
+                By::Trailer | By::TrailerOfHttp2 => {
                     let name = "endpoint-load-metrics-bin";
                     response.headers_mut().insert("trailer", name.parse().unwrap());
                     trailers
@@ -80,7 +84,6 @@ async fn reporting(by: By, per_cent: &Arc<AtomicU64>) -> Server {
             Some(response.map(|()| BodyExt::boxed_unsync(StreamBody::new(frames))))
         }
     })
-    .await
 }
 
 async fn shares(balance: &Balance<HttpService>, requests: usize) -> HashMap<SocketAddr, usize> {
@@ -98,15 +101,26 @@ async fn shares(balance: &Balance<HttpService>, requests: usize) -> HashMap<Sock
     answered
 }
 
-/// The shares follow what the servers report, one in a header and one in a trailer; and change
-/// when they report otherwise.
+/// The shares follow what the servers report, one in a header and one in a trailer; and change when
+/// they report otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shares_follow_the_reports_of_real_servers() {
+    follow([By::Header, By::Trailer], Protocol::Http1).await;
+}
+
+/// The same in the trailers of HTTP/2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shares_follow_the_reports_in_trailers_of_http2() {
+    follow([By::TrailerOfHttp2; 2], Protocol::Http2).await;
+}
+
+async fn follow(by: [By; 2], protocol: Protocol) {
     let (light, heavy) = (Arc::new(AtomicU64::new(20)), Arc::new(AtomicU64::new(80)));
-    let one = reporting(By::Header, &light).await;
-    let other = reporting(By::Trailer, &heavy).await;
+    let one = reporting(by[0], &light).await;
+    let other = reporting(by[1], &heavy).await;
     let registry = Registry::new();
-    let _registered = [&one, &other].map(|server| registry.register(server.endpoint()).unwrap());
+    let _registered = [&one, &other]
+        .map(|server| registry.register(server.endpoint().with_protocol(protocol)).unwrap());
     let policy = WeightedRoundRobin::new()
         .blackout_period(Duration::ZERO)
         .update_period(Duration::from_millis(100));

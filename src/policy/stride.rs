@@ -9,6 +9,9 @@ use super::{PickContext, Tier, weights::draw_accepted};
 
 const FULL: u64 = u16::MAX as u64;
 const HALF: u64 = FULL / 2;
+/// Bounds of a measured weight, in means.
+const MOST_MEANS: f64 = 10.0;
+const LEAST_MEANS: f64 = 0.01;
 
 /// The scaled weights of a tier, where they differ.
 #[derive(Clone, Debug)]
@@ -32,6 +35,10 @@ impl Stride {
     /// By measured weights, of which 0 is one that is not known: it counts as the mean of the others
     /// (gRFC A58). `None` where fewer than two are known, or all come to the same, and plain round
     /// robin serves.
+    ///
+    /// What is measured can be far off, so none counts for more than ten times the mean, or for less
+    /// than a hundredth of it, as in gRPC core. That also bounds the search for a turn: ten steps in
+    /// the mean.
     pub(super) fn of_measured(weights: &[f64]) -> Option<Self> {
         let known = || weights.iter().copied().filter(|&weight| weight > 0.0);
         let count = known().count();
@@ -39,11 +46,15 @@ impl Stride {
         if count < 2 || !heaviest.is_finite() {
             return None;
         }
-        // First to the scale, then summed: the weights themselves may add up to infinity.
-        let scaled = |weight: f64| weight / heaviest * FULL as f64;
-        let round = |scaled: f64| scaled.round().max(1.0) as u16;
-        let mean = round(known().map(scaled).sum::<f64>() / count as f64);
-        let weight = |&weight: &f64| if weight > 0.0 { round(scaled(weight)) } else { mean };
+        // First to a scale, then summed: the weights themselves may add up to infinity.
+        let mean = known().map(|weight| weight / heaviest).sum::<f64>() / count as f64;
+        let most = (MOST_MEANS * mean).min(1.0);
+        let scaled = |weight: f64| (weight / most * FULL as f64).round().min(FULL as f64) as u16;
+        let mean = scaled(mean);
+        let least = ((LEAST_MEANS * f64::from(mean)).round() as u16).max(1);
+        let weight = |&weight: &f64| {
+            if weight > 0.0 { scaled(weight / heaviest).max(least) } else { mean }
+        };
         let weights: Box<[u16]> = weights.iter().map(weight).collect();
         weights.iter().any(|&weight| weight != mean).then_some(Self { weights })
     }
@@ -154,10 +165,21 @@ mod tests {
         }
     }
 
+    /// The same file: MaxIsClampedForHighRatio, MinIsClampedForHighRatio.
     #[test]
-    fn a_weight_far_below_the_heaviest_is_small_and_not_never() {
-        let schedule = Stride::of_measured(&[1e300, 1e-300]).unwrap();
-        assert_eq!(*schedule.weights, [65_535, 1]);
+    fn grpc_core_weights_are_bounded_by_the_mean() {
+        let mut weights = [1.0; 20];
+        weights[0] = 81.0;
+        let mut expected = [1; 20];
+        expected[0] = 50;
+        assert_eq!(count(&Stride::of_measured(&weights).unwrap(), 69), expected);
+        assert_eq!(count(&Stride::of_measured(&[100.0, 1e-10]).unwrap(), 201), [200, 1]);
+    }
+
+    #[test]
+    fn weights_that_add_up_to_infinity_have_a_mean() {
+        let schedule = Stride::of_measured(&[f64::MAX, f64::MAX / 2.0, 0.0]).unwrap();
+        assert_eq!(*schedule.weights, [65_535, 32_768, 49_151]);
         assert!(Stride::of_measured(&[f64::INFINITY, 1.0]).is_none());
     }
 }

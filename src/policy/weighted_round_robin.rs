@@ -15,7 +15,8 @@ use crate::node::{LoadReport, Node};
 /// weights are taken up every [`update_period`](Self::update_period) into the exact, lock-free
 /// schedule of [`RoundRobin`](super::RoundRobin), whose position survives that.
 ///
-/// An endpoint without a usable report has the mean weight of those with one. Where fewer than two
+/// An endpoint without a usable report has the mean weight of those with one, and none counts for more
+/// than ten times the mean or less than a hundredth of it, as in gRPC core. Where fewer than two
 /// have one, the weights of discovery decide, as in round robin; from then on the reports alone do.
 ///
 /// | setting | default |

@@ -94,7 +94,7 @@ impl Server {
         Self::serve(listener, false, answer)
     }
 
-    fn serve<A, F>(listener: TcpListener, http2: bool, answer: A) -> Self
+    pub(crate) fn serve<A, F>(listener: TcpListener, http2: bool, answer: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Option<Response<Body>>> + Send + 'static,
