@@ -181,6 +181,35 @@ impl Default for Weight {
     }
 }
 
+// === impl Locality ===
+
+impl Locality {
+    /// What the environment says: `EVENKEEL_REGION`, `EVENKEEL_ZONE` and `EVENKEEL_NODE`, as far as
+    /// they are set.
+    pub fn from_env() -> Self {
+        let part = |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| value.into())
+        };
+        Self {
+            region: part("EVENKEEL_REGION"),
+            zone: part("EVENKEEL_ZONE"),
+            node: part("EVENKEEL_NODE"),
+            hints: None,
+        }
+    }
+
+    /// This place, with what it does not say taken from `other`; the hints stay.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            region: self.region.or_else(|| other.region.clone()),
+            zone: self.zone.or_else(|| other.zone.clone()),
+            node: self.node.or_else(|| other.node.clone()),
+            hints: self.hints,
+        }
+    }
+}
+
 // === impl Endpoint ===
 
 impl Endpoint {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     discovery::{Discover, OnEmpty, Target},
+    endpoint::Locality,
     error::BuildError,
     health::AnyResponse,
     node::Clock,
@@ -33,6 +34,8 @@ use crate::{
 /// | [`keep_connected`](Self::keep_connected) | 64 endpoints |
 /// | [`subset`](Self::subset) | all endpoints |
 /// | [`on_empty`](Self::on_empty) | the source's own choice |
+/// | [`prefer_locality`](Self::prefer_locality) | as the endpoints' hints say |
+/// | [`here`](Self::here) | as the environment and the source say |
 ///
 /// It ends with one of [`make`](Self::make), `http` (feature `http`) and [`layer`](Self::layer).
 #[must_use = "a builder does nothing until one of `make`, `http` and `layer` ends it"]
@@ -70,6 +73,7 @@ impl Balance<Unset> {
             changes: Changes::default(),
             policy: LeastLoad::default().into_policy(),
             on_empty: None,
+            here: None,
             clock: Clock::default(),
             seed: None,
         };
@@ -86,6 +90,7 @@ impl<D, K, C> Builder<D, K, C> {
             changes: self.plan.changes,
             policy: policy.into_policy(),
             on_empty: self.plan.on_empty,
+            here: self.plan.here,
             clock: self.plan.clock,
             seed: self.plan.seed,
         };
@@ -95,6 +100,14 @@ impl<D, K, C> Builder<D, K, C> {
     /// What a known-empty answer of discovery does, whatever the source would choose.
     pub fn on_empty(mut self, on_empty: OnEmpty) -> Self {
         self.plan.on_empty = Some(on_empty);
+        self
+    }
+
+    /// Where this process runs, for endpoints that are preferred for being
+    /// [near](crate::pool::LocalityPreference). What is not said here is taken from the environment
+    /// ([`Locality::from_env`]), and what that does not say from the source, where it finds out.
+    pub fn here(mut self, here: Locality) -> Self {
+        self.plan.here = Some(here);
         self
     }
 

@@ -3,12 +3,14 @@
 use super::service::Balance;
 use crate::{
     discovery::{Discover, OnEmpty, refresh},
+    endpoint::Locality,
     error::BuildError,
     node::{Clock, Fleet, Seeds},
     policy::PolicyFactory,
     pool::{
         MakeEndpoint,
         driver::Driver,
+        locality::Place,
         settings::{Changes, Limits},
         shared::Shared,
     },
@@ -19,6 +21,7 @@ pub(super) struct Plan<K> {
     pub(super) changes: Changes,
     pub(super) policy: Result<(PolicyFactory, K), BuildError>,
     pub(super) on_empty: Option<OnEmpty>,
+    pub(super) here: Option<Locality>,
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
 }
@@ -30,6 +33,7 @@ pub(super) struct Checked<K> {
     policy: PolicyFactory,
     key: K,
     on_empty: Option<OnEmpty>,
+    here: Option<Locality>,
     clock: Clock,
     seed: Option<u64>,
     runtime: tokio::runtime::Handle,
@@ -45,6 +49,7 @@ impl<K> Plan<K> {
             policy,
             key,
             on_empty: self.on_empty,
+            here: self.here,
             clock: self.clock,
             seed: self.seed,
             runtime: tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
@@ -66,7 +71,9 @@ impl<K: Clone + Send + Sync + 'static> Checked<K> {
         let (shared, ends) = Shared::new(self.key, self.limits, fleet, source.target());
         let (refresh, requests) = refresh::channel();
         let on_empty = self.on_empty.unwrap_or_else(|| source.on_empty());
-        let driver = Driver::new(&shared, make, self.policy.make(), on_empty, refresh);
+        let known = self.here.unwrap_or_default().or(&Locality::from_env());
+        let place = Place::new(known, source.here());
+        let driver = Driver::new(&shared, make, self.policy.make(), on_empty, refresh, place);
         let updates = move || -> crate::pool::driver::Updates { Box::pin(source.watch(requests)) };
         self.runtime.spawn(driver.run(updates, ends, attended));
         Balance::new(shared, complete)

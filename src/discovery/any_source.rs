@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_core::Stream;
 
-use super::{Discover, OnEmpty, RefreshRequests, Update};
+use super::{Discover, Here, OnEmpty, RefreshRequests, Update};
 
 pub(super) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 
@@ -13,6 +13,7 @@ pub(super) trait AnySource: Send + Sync {
     fn start(&self, refresh: RefreshRequests) -> Updates;
     fn default_on_empty(&self) -> OnEmpty;
     fn name(&self) -> Arc<str>;
+    fn place(&self) -> Here;
 }
 
 pub(super) fn erase<D: Discover + Clone + Sync>(source: D) -> Arc<dyn AnySource> {
@@ -32,5 +33,9 @@ impl<D: Discover + Clone + Sync> AnySource for D {
 
     fn name(&self) -> Arc<str> {
         self.target()
+    }
+
+    fn place(&self) -> Here {
+        Discover::here(self)
     }
 }

@@ -74,6 +74,11 @@ impl Discover for Failover {
         compose(&self.sources, Box::new(in_order), self.clock, refresh)
     }
 
+    /// That of the first source.
+    fn here(&self) -> Here {
+        self.sources.first().map(|source| source.place()).unwrap_or_default()
+    }
+
     fn target(&self) -> Arc<str> {
         let names: Vec<_> = self.sources.iter().map(|source| source.name()).collect();
         format!("failover({})", names.join(", ")).into()

@@ -87,6 +87,11 @@ impl Discover for Merge {
         compose(&self.sources, Box::new(combine), self.clock, refresh)
     }
 
+    /// That of the first source.
+    fn here(&self) -> Here {
+        self.sources.first().map(|source| source.place()).unwrap_or_default()
+    }
+
     fn target(&self) -> Arc<str> {
         let names: Vec<_> = self.sources.iter().map(|source| source.name()).collect();
         format!("merge({})", names.join(", ")).into()

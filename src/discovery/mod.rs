@@ -19,6 +19,7 @@ use futures_core::Stream;
 pub use self::dns::{Dns, Families, Resolver};
 pub use self::{
     failover::Failover,
+    here::Here,
     merge::Merge,
     refresh::{RefreshHandle, RefreshRequests},
     registry::{RegisterError, Registration, Registry},
@@ -32,6 +33,7 @@ mod compose;
 #[cfg(feature = "dns")]
 mod dns;
 mod failover;
+mod here;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 mod merge;
@@ -49,7 +51,7 @@ mod unfold;
 ///
 /// # Contract
 ///
-/// * [`on_empty`](Self::on_empty) and [`target`](Self::target) are asked first; then
+/// * [`on_empty`](Self::on_empty), [`target`](Self::target) and [`here`](Self::here) are asked first; then
 ///   [`watch`](Self::watch) is called, once, inside the tokio runtime that the balancer runs on.
 /// * The stream is polled by the balancer's one task, with or without requests. It must not block;
 ///   a panic in it closes the balancer. It is dropped with the balancer, so what it spawned should
@@ -125,6 +127,12 @@ pub trait Discover: Send + 'static {
     /// A short name of what is looked for, for errors and logs.
     fn target(&self) -> Arc<str> {
         Arc::from("custom")
+    }
+
+    /// Where this process runs, as far as the source finds out; nothing by default. Asked once,
+    /// before [`watch`](Self::watch); what is set in it later counts from the next update on.
+    fn here(&self) -> Here {
+        Here::default()
     }
 }
 

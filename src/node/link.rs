@@ -181,6 +181,12 @@ impl LinkCell {
             && now.saturating_sub(word >> TIME_SHIFT) >= nanos(PROVEN_AFTER)
     }
 
+    /// Whether it is up and has been for a while.
+    pub(crate) fn is_lasting(&self, now: u64) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & KIND == RESTING || self.is_proven(word, now)
+    }
+
     fn set(&self, kind: u64, time: u64) -> u64 {
         self.word.swap(time << TIME_SHIFT | kind, Ordering::AcqRel)
     }

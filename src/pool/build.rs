@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     diff::Member,
+    failback::Gates,
+    locality::Standpoint,
     snapshot::TierView,
     subset::share_out,
     tiers::{self, TierPlan},
@@ -26,8 +28,11 @@ pub(crate) async fn build<S: Clone>(
     mut policy: Box<dyn Policy>,
     listed: &[Member<S>],
     fleet: &Fleet,
+    standpoint: Standpoint,
+    gates: &mut Gates,
 ) -> Option<(Box<dyn Policy>, Box<[TierView<S>]>)> {
-    let mut plans = tiers::plan(listed.iter().map(|member| &member.node));
+    let nodes = || listed.iter().map(|member| &member.node);
+    let mut plans = tiers::plan(nodes(), &standpoint.informed_by(nodes()));
     share_out(&mut plans, listed);
     let mut rng = fleet.seeds.rng();
     let seeds: Vec<u64> = plans.iter().map(|_| rng.next_u64()).collect();
@@ -49,10 +54,12 @@ pub(crate) async fn build<S: Clone>(
         }
     };
     let (policy, plans, pickers) = built;
-    let views = plans.into_iter().zip(pickers).map(|(plan, picker)| TierView {
+    let gates = gates.of(plans.iter().map(|plan| plan.rank));
+    let views = plans.into_iter().zip(pickers).zip(gates).map(|((plan, picker), gate)| TierView {
         services: plan.positions.iter().map(|&at| listed[at].service.clone()).collect(),
         nodes: plan.nodes.into(),
         picker,
+        gate,
     });
     Some((policy, views.collect()))
 }

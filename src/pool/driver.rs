@@ -18,6 +18,8 @@ use super::{
     build::build,
     dials::{Dials, Rested},
     diff::{Roster, can_be_dialled},
+    failback::Gates,
+    locality::{Place, Standpoint},
     make::MakeEndpoint,
     settings::Limits,
     shared::{Command, DriverEnds, Shared, model_of},
@@ -55,6 +57,8 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     known: Endpoints,
     outside: Arc<[Endpoint]>,
     subset_seed: u64,
+    place: Place,
+    gates: Gates,
     dials: Dials,
     view: DiscoveryView,
     /// When a set that is known to be gone is no longer kept.
@@ -83,6 +87,7 @@ where
         policy: Box<dyn Policy>,
         on_empty: OnEmpty,
         refresh: RefreshHandle,
+        place: Place,
     ) -> Self {
         let snapshot = shared.snapshot.load();
         shared.fleet.reports.set(policy.weigh_reports());
@@ -100,6 +105,8 @@ where
             known: Endpoints::default(),
             outside: Arc::default(),
             subset_seed: shared.fleet.seeds.rng().next_u64(),
+            place,
+            gates: Gates::default(),
             dials: Dials::default(),
             view: DiscoveryView::default(),
             clear_at: None,
@@ -200,6 +207,7 @@ where
             (None, None) => {}
         }
         self.view.error = error;
+        self.outdated |= self.place.has_moved();
         if let Some(shared) = self.shared.upgrade() {
             shared.discovery.store(Arc::new(self.view.clone()));
         }
@@ -360,7 +368,18 @@ where
         self.outdated = false;
         let policy = self.policy.take()?;
         let (scope, model) = (policy.scope(), model_of(&*policy, &self.limits));
-        let (policy, tiers) = build(policy, self.roster.listed(), &self.fleet).await?;
+        let standpoint =
+            Standpoint { preference: self.limits.prefer_locality, here: self.place.settle() };
+        let gates = &mut self.gates;
+        let (policy, tiers) =
+            build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
+        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
+        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
+        let standpoint =
+            Standpoint { preference: self.limits.prefer_locality, here: self.place.settle() };
+        let gates = &mut self.gates;
+        let (policy, tiers) =
+            build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
         self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
         self.policy = Some(policy);
         let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);

@@ -8,6 +8,8 @@ pub(crate) mod build;
 pub(crate) mod dials;
 pub(crate) mod diff;
 pub(crate) mod driver;
+pub(crate) mod failback;
+pub(crate) mod locality;
 mod make;
 pub(crate) mod settings;
 pub(crate) mod shared;
@@ -18,6 +20,7 @@ mod test_bed;
 pub(crate) mod tiers;
 
 pub use self::{
+    locality::LocalityPreference,
     make::MakeEndpoint,
     settings::Settings,
     status::{DiscoveryStatus, EndpointState, EndpointStatus, Status},

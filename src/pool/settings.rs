@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::locality::LocalityPreference;
 use super::subset::Subset;
 use crate::{
     error::BuildError,
@@ -36,6 +37,7 @@ pub(crate) struct Changes {
     pub(crate) keep_connected: Option<usize>,
     pub(crate) measure_latency: Option<bool>,
     pub(crate) subset: Option<Subset>,
+    pub(crate) prefer_locality: Option<LocalityPreference>,
 }
 
 /// The settings in force, but for the policy.
@@ -49,6 +51,7 @@ pub(crate) struct Limits {
     pub(crate) keep_connected: usize,
     pub(crate) measure_latency: bool,
     pub(crate) subset: Subset,
+    pub(crate) prefer_locality: LocalityPreference,
 }
 
 /// The setters that [`Settings`] and [`Builder`](crate::Builder) have in common.
@@ -106,6 +109,13 @@ macro_rules! setters {
             self.$($changes).+.measure_latency = Some(measure);
             self
         }
+
+        /// Whether endpoints near this process are preferred, and which those are; as their hints
+        /// say by default. See [`Builder::here`](crate::Builder::here) for where this process is.
+        pub fn prefer_locality(mut self, preference: crate::pool::LocalityPreference) -> Self {
+            self.$($changes).+.prefer_locality = Some(preference);
+            self
+        }
     };
 }
 pub(crate) use setters;
@@ -124,6 +134,7 @@ impl Changes {
             keep_connected: later.keep_connected.or(self.keep_connected),
             measure_latency: later.measure_latency.or(self.measure_latency),
             subset: later.subset.or(self.subset),
+            prefer_locality: later.prefer_locality.or(self.prefer_locality),
         }
     }
 }
@@ -172,6 +183,7 @@ impl Default for Limits {
             keep_connected: 64,
             measure_latency: false,
             subset: Subset::all(),
+            prefer_locality: LocalityPreference::default(),
         }
     }
 }
@@ -189,6 +201,7 @@ impl Limits {
             keep_connected: changes.keep_connected.unwrap_or(self.keep_connected),
             measure_latency: changes.measure_latency.unwrap_or(self.measure_latency),
             subset: changes.subset.unwrap_or(self.subset),
+            prefer_locality: changes.prefer_locality.unwrap_or(self.prefer_locality),
         };
         if limits.attempt_timeout == Some(Duration::ZERO) {
             return out_of_range("attempt_timeout", "no attempt can succeed in no time");

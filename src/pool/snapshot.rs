@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Instant};
 
-use super::settings::Limits;
+use super::{failback::Gate, settings::Limits};
 use crate::{
     endpoint::Endpoint,
     error::{Census, SharedError},
@@ -30,6 +30,7 @@ pub(crate) struct TierView<S> {
     pub(crate) nodes: Box<[Arc<Node>]>,
     pub(crate) services: Box<[S]>,
     pub(crate) picker: Arc<dyn Picker>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// What there is for a request.
@@ -75,8 +76,8 @@ impl<S, K> Snapshot<S, K> {
         key: Option<u64>,
         tried: &[NodeId],
     ) -> Choice<'_, S> {
-        let mut wait = false;
-        for tier in &self.tiers {
+        let (mut wait, mut passed_over) = (false, false);
+        for (index, tier) in self.tiers.iter().enumerate().skip(self.first_tier()) {
             let mut cx = PickContext::new(
                 &tier.nodes,
                 fleet,
@@ -85,15 +86,54 @@ impl<S, K> Snapshot<S, K> {
                 self.limits.max_in_flight,
                 self.scope,
             );
+            let is_last = index + 1 == self.tiers.len();
+            if !is_last && !tier.gate.is_open(&tier.nodes, || cx.nanos()) {
+                passed_over = true;
+                continue;
+            }
             match self.choose_in(tier, tried, &mut cx) {
                 Choice::Fail => {}
                 // A tier that comes up for the first time is worth the wait, one that failed is not
                 // as long as the next can serve.
                 Choice::Wait if self.is_failing(tier, tried) => wait = true,
+                // Better the tier that is not trusted than none.
+                Choice::Wait if passed_over => wait = true,
                 found => return found,
+            }
+            if !is_last {
+                tier.gate.passed_over(&tier.nodes);
+            }
+        }
+        if passed_over {
+            if let Some(found) = self.choose_untrusted(fleet, key, tried) {
+                return found;
             }
         }
         if wait { Choice::Wait } else { Choice::Fail }
+    }
+
+    /// Where a request begins: with strict priorities at the first tier, each.
+    ///
+    /// Spill-over would draw it here, from the shares that the health of each tier gives it.
+    #[inline]
+    fn first_tier(&self) -> usize {
+        0
+    }
+
+    /// A place on a tier that was passed over, because no other has one.
+    #[cold]
+    fn choose_untrusted(
+        &self,
+        fleet: &Fleet,
+        key: Option<u64>,
+        tried: &[NodeId],
+    ) -> Option<Choice<'_, S>> {
+        let cap = self.limits.max_in_flight;
+        self.tiers.iter().find_map(|tier| {
+            let mut cx = PickContext::new(&tier.nodes, fleet, key, tried, cap, self.scope);
+            let choice = self.choose_in(tier, tried, &mut cx);
+            (!matches!(choice, Choice::Fail | Choice::Wait)).then_some(choice)
+        })
     }
 
     #[inline]

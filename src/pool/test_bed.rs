@@ -7,6 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{
     diff::Roster,
+    failback::Gates,
+    locality::Standpoint,
     settings::Limits,
     shared::model_of,
     snapshot::{Choice, Snapshot, TierView},
@@ -44,6 +46,7 @@ pub struct TestBed {
     roster: Roster<()>,
     known: Endpoints,
     subset_seed: u64,
+    gates: Gates,
     fleet: Arc<Fleet>,
     limits: Limits,
     /// Kept, so that nodes may ask for attention; nobody attends.
@@ -76,6 +79,7 @@ impl TestBed {
             roster: Roster::new(Arc::clone(&fleet)),
             known: Endpoints::default(),
             subset_seed: fleet.seeds.rng().next_u64(),
+            gates: Gates::default(),
             fleet,
             limits: Limits::default(),
             _attended: attended,
@@ -139,19 +143,23 @@ impl TestBed {
         let mut rng = self.fleet.seeds.rng();
         let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
         let now = self.fleet.now();
-        let mut plans = tiers::plan(self.roster.listed().iter().map(|member| &member.node));
+        let nodes = self.roster.listed().iter().map(|member| &member.node);
+        let mut plans = tiers::plan(nodes, &Standpoint::default());
         share_out(&mut plans, self.roster.listed());
-        let views = plans.into_iter().enumerate().map(|(index, plan)| TierView {
-            picker: policy.build(&Tier::new(
-                &plan.nodes,
-                &plan.weights,
-                index,
-                rng.next_u64(),
-                now,
-            )),
-            services: vec![(); plan.nodes.len()].into(),
-            nodes: plan.nodes.into(),
-        });
+        let gates = self.gates.of(plans.iter().map(|plan| plan.rank));
+        let views =
+            plans.into_iter().zip(gates).enumerate().map(|(index, (plan, gate))| TierView {
+                picker: policy.build(&Tier::new(
+                    &plan.nodes,
+                    &plan.weights,
+                    index,
+                    rng.next_u64(),
+                    now,
+                )),
+                services: vec![(); plan.nodes.len()].into(),
+                nodes: plan.nodes.into(),
+                gate,
+            });
         self.snapshot.store(Arc::new(Snapshot {
             tiers: views.collect(),
             left_out: Box::default(),

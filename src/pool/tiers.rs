@@ -2,42 +2,76 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{endpoint::Priority, node::Node};
+use super::locality::{Distance, Standpoint};
+use crate::{
+    endpoint::{Locality, Priority},
+    node::Node,
+};
+
+/// Which tier goes before which: by priority, then by how near it is.
+pub(crate) type Rank = (Priority, Distance);
 
 /// The nodes of one tier and their weights, before a picker is built.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TierPlan {
+    pub(crate) rank: Rank,
     pub(crate) nodes: Vec<Arc<Node>>,
     /// Where each of them stands in the list that was planned.
     pub(crate) positions: Vec<usize>,
     pub(crate) weights: Vec<u32>,
 }
 
-/// Groups nodes by priority, the most preferred first. A node of weight 0 is left out, unless all
-/// of its tier have weight 0: then all are equal.
-pub(crate) fn plan<'a>(listed: impl Iterator<Item = &'a Arc<Node>>) -> Vec<TierPlan> {
-    let mut by_priority: BTreeMap<Priority, TierPlan> = BTreeMap::new();
+/// The nodes of one priority, with where each of them stands and runs.
+#[derive(Default)]
+struct Group<'a> {
+    members: Vec<(usize, &'a Arc<Node>, u32)>,
+    localities: Vec<Locality>,
+}
+
+/// Groups nodes by priority, and each priority by how near they are from `standpoint`; the most
+/// preferred come first. A node of weight 0 is left out, unless all of its priority have weight 0:
+/// then all are equal.
+pub(crate) fn plan<'a>(
+    listed: impl Iterator<Item = &'a Arc<Node>>,
+    standpoint: &Standpoint,
+) -> Vec<TierPlan> {
+    let mut by_priority: BTreeMap<Priority, Group<'a>> = BTreeMap::new();
     for (position, node) in listed.enumerate() {
         let endpoint = node.endpoint();
-        let tier = by_priority.entry(endpoint.priority()).or_default();
-        tier.nodes.push(Arc::clone(node));
-        tier.positions.push(position);
-        tier.weights.push(endpoint.weight().0);
+        let group = by_priority.entry(endpoint.priority()).or_default();
+        group.members.push((position, node, endpoint.weight().0));
+        group.localities.push(endpoint.locality().clone());
     }
-    by_priority.into_values().map(TierPlan::without_zero_weights).collect()
+    let mut tiers = BTreeMap::new();
+    for (priority, group) in by_priority {
+        let group = group.without_zero_weights();
+        let distances = standpoint.distances(&group.localities);
+        for ((position, node, weight), distance) in group.members.into_iter().zip(distances) {
+            let rank = (priority, distance);
+            let tier = tiers.entry(rank).or_insert_with(|| TierPlan::empty(rank));
+            tier.nodes.push(Arc::clone(node));
+            tier.positions.push(position);
+            tier.weights.push(weight);
+        }
+    }
+    tiers.into_values().collect()
 }
 
 impl TierPlan {
+    fn empty(rank: Rank) -> Self {
+        Self { rank, nodes: Vec::new(), positions: Vec::new(), weights: Vec::new() }
+    }
+}
+
+impl Group<'_> {
     fn without_zero_weights(mut self) -> Self {
-        if self.weights.iter().all(|&weight| weight == 0) {
-            self.weights.fill(1);
+        if self.members.iter().all(|(.., weight)| *weight == 0) {
+            self.members.iter_mut().for_each(|(.., weight)| *weight = 1);
             return self;
         }
-        let mut weights = self.weights.iter();
-        self.nodes.retain(|_| weights.next().is_some_and(|&weight| weight > 0));
-        let mut weights = self.weights.iter();
-        self.positions.retain(|_| weights.next().is_some_and(|&weight| weight > 0));
-        self.weights.retain(|&weight| weight > 0);
+        let mut members = self.members.iter();
+        self.localities.retain(|_| members.next().is_some_and(|(.., weight)| *weight > 0));
+        self.members.retain(|(.., weight)| *weight > 0);
         self
     }
 }
@@ -58,7 +92,7 @@ mod tests {
     #[test]
     fn t16_zero_weights_leave_unless_all_are_zero() {
         let nodes = [node(1, 0, 0), node(2, 5, 0), node(3, 0, 1), node(4, 0, 1), node(5, 7, 0)];
-        let tiers = plan(nodes.iter());
+        let tiers = plan(nodes.iter(), &Standpoint::default());
         let shape: Vec<_> = tiers
             .iter()
             .map(|tier| {

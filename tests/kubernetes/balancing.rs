@@ -90,3 +90,38 @@ async fn r8_ten_thousand_changes_are_one_update() {
     }
     assert!(updates.says_nothing());
 }
+
+/// The own zone and node are found in the slices of the own Service, and hints are heeded from then.
+#[tokio::test]
+async fn the_own_place_is_found_in_the_own_slices() {
+    let api = ApiServer::start().await;
+    let placed = |address: &str, zone: &str| {
+        let mut endpoint = ready(address);
+        endpoint["hints"] = json!({"forZones": [{"name": zone}]});
+        endpoint
+    };
+    api.put("shop", "cart-a", slice("cart", [placed("10.0.0.1", "a"), placed("10.0.0.2", "b")]));
+    let cluster = cluster(&api).own_service("web", "frontend").own_pod("frontend-1");
+    let source = cluster.service("shop", "cart");
+    let here = evenkeel::discovery::Discover::here(&source);
+    let mut updates = Updates::of(source);
+    assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert_eq!(*here.get(), evenkeel::Locality::default());
+    let mut own = ready("10.0.1.1");
+    own["targetRef"] = json!({"kind": "Pod", "name": "frontend-1", "uid": "1"});
+    own["zone"] = json!("b");
+    own["nodeName"] = json!("n7");
+    api.put("web", "frontend-a", slice("frontend", [ready("10.0.1.2"), own]));
+    assert_eq!(
+        updates.set().await,
+        ["10.0.0.1:8080", "10.0.0.2:8080"],
+        "said again, for who heeds it"
+    );
+    let here = here.get();
+    assert_eq!((here.zone.as_deref(), here.node.as_deref()), (Some("b"), Some("n7")));
+    until("the end of the search", || {
+        api.bookmark();
+        api.open_watches() == 1
+    })
+    .await;
+}

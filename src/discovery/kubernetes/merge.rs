@@ -171,7 +171,7 @@ impl Merge {
         let endpoint = Endpoint::new(first)
             .with_more_addresses(addresses.iter().skip(1).copied().map(Address::from))
             .with_protocol(claim.protocol)
-            .with_locality(claim.entry().locality.clone());
+            .with_locality(claim.entry().locality(class));
         // The allocation is kept where nothing changed, which makes the next comparison cheap.
         let kept = self.listed.get(server).filter(|(_, listed)| *listed == endpoint);
         Some((class, kept.map_or(endpoint, |(_, listed)| listed.clone())))

@@ -24,15 +24,17 @@ pub use self::port::ServicePort;
 use self::{
     client::{Clients, Origin},
     list_watch::{ListWatch, Patience, Scope},
+    own_place::Own,
     subscriber::Subscriber,
     world::{View, World},
 };
-use super::{Discover, RefreshRequests, Update, unfold::unfold};
+use super::{Discover, Here, RefreshRequests, Update, unfold::unfold};
 
 mod client;
 mod failure;
 mod list_watch;
 mod merge;
+mod own_place;
 mod port;
 mod slice;
 mod subscriber;
@@ -61,6 +63,8 @@ pub struct Kubernetes {
     feeds: Arc<Mutex<HashMap<Scope, Weak<Feed>>>>,
     patience: Patience,
     whole_namespaces: bool,
+    own: Option<Own>,
+    own_pod: Option<Arc<str>>,
 }
 
 /// The endpoints of one port of one Service: a source.
@@ -74,6 +78,7 @@ pub struct KubernetesService {
     namespace: Arc<str>,
     service: Arc<str>,
     port: ServicePort,
+    here: Here,
 }
 
 /// A watch that is under way, and ends with the last who is interested in it.
@@ -98,6 +103,8 @@ impl Kubernetes {
             feeds: Arc::default(),
             patience,
             whole_namespaces: false,
+            own: None,
+            own_pod: None,
         }
     }
 
@@ -144,6 +151,30 @@ impl Kubernetes {
         self
     }
 
+    /// The Service that this process itself is an endpoint of. Its slices tell in which zone and on
+    /// which node this process runs, for endpoints that are preferred for being
+    /// [near](crate::pool::LocalityPreference); they are watched until that is found.
+    ///
+    /// The own endpoint is the one of the pod that the environment variables `POD_NAME` or `HOSTNAME`
+    /// name, or that has the address `POD_IP`. What [`Builder::here`](crate::Builder::here) or the
+    /// environment say of the place goes before it.
+    #[must_use]
+    pub fn own_service(
+        mut self,
+        namespace: impl Into<Arc<str>>,
+        service: impl Into<Arc<str>>,
+    ) -> Self {
+        self.own = Some(Own { namespace: namespace.into(), service: service.into() });
+        self
+    }
+
+    /// The name of the pod that this process runs in, where the environment does not say.
+    #[must_use]
+    pub fn own_pod(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.own_pod = Some(name.into());
+        self
+    }
+
     /// A Service of this cluster; its only port, unless [`KubernetesService::port`] names one.
     pub fn service(
         &self,
@@ -155,6 +186,7 @@ impl Kubernetes {
             namespace: namespace.into(),
             service: service.into(),
             port: ServicePort::Only,
+            here: Here::default(),
         }
     }
 
@@ -221,6 +253,10 @@ impl Discover for KubernetesService {
 
     fn target(&self) -> Arc<str> {
         self.to_string().into()
+    }
+
+    fn here(&self) -> Here {
+        self.here.clone()
     }
 }
 

@@ -120,6 +120,13 @@ impl Entry {
         };
         Some(Self { address, class: Class::of(endpoint.conditions.as_ref()), pod, locality })
     }
+
+    /// Where it runs, if it is used as `class`. Hints are for what is ready: a last resort serves
+    /// whoever asks.
+    pub(super) fn locality(&self, class: Class) -> Locality {
+        let hints = self.locality.hints.clone().filter(|_| class == Class::Ready);
+        Locality { hints, ..self.locality.clone() }
+    }
 }
 
 // === impl Class ===

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Feed, KubernetesService, merge::Merge, world::View};
+use super::{Feed, KubernetesService, merge::Merge, own_place::Search, world::View};
 use crate::{
     discovery::{RefreshRequests, Update},
+    endpoint::Locality,
     error::DiscoverError,
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Subscriber {
     refresh: RefreshRequests,
     watch: Option<(Arc<Feed>, watch::Receiver<View>)>,
     merge: Merge,
+    /// For the own place, until it is found.
+    search: Option<Search>,
     /// To be said before anything is waited for.
     next: Option<Update>,
     /// The name in what is said of it.
@@ -38,13 +41,30 @@ struct Said {
     report: Option<u64>,
 }
 
+async fn found(search: &mut Option<Search>) -> Locality {
+    match search {
+        Some(search) => search.found().await,
+        None => std::future::pending().await,
+    }
+}
+
 // === impl Subscriber ===
 
 impl Subscriber {
     pub(super) fn new(source: KubernetesService, refresh: RefreshRequests) -> Self {
         let merge = Merge::new(source.port.clone());
         let name = format!("Service `{}/{}`", source.namespace, source.service);
-        Self { source, refresh, watch: None, merge, next: None, name, said: Said::default() }
+        let search = None;
+        Self {
+            source,
+            refresh,
+            watch: None,
+            merge,
+            search,
+            next: None,
+            name,
+            said: Said::default(),
+        }
     }
 
     pub(super) async fn next(mut self) -> (Update, Self) {
@@ -57,6 +77,7 @@ impl Subscriber {
                 let mut view = feed.view.clone();
                 let seen = view.borrow_and_update().clone();
                 self.watch = Some((feed, view));
+                self.search = Search::begin(&self.source.cluster);
                 if let Some(update) = self.say(&seen) {
                     return (update, self);
                 }
@@ -67,6 +88,14 @@ impl Subscriber {
                 () = self.refresh.requested() => {
                     feed.doubts.notify_one();
                     continue;
+                }
+                here = found(&mut self.search) => {
+                    self.search = None;
+                    if self.source.here.set(here) {
+                        // For who is to heed it: what is in force, once more.
+                        self.said.anything = false;
+                    }
+                    Ok(())
                 }
             };
             if changed.is_err() {

@@ -16,6 +16,16 @@ pub(in crate::discovery) fn source(uri: &mut Uri<'_>) -> Result<KubernetesServic
         (None, None) => Kubernetes::infer(),
         (path, context) => Kubernetes::kubeconfig(path, context),
     };
+    let cluster = match uri.take("own_service") {
+        None => cluster,
+        Some(own) => {
+            let parts = own.split_once('/');
+            let (namespace, service) = parts.ok_or_else(|| {
+                uri.wrong(own, TargetErrorReason::Expected("Service: `namespace/service`"))
+            })?;
+            cluster.own_service(label(uri, namespace)?, label(uri, service)?)
+        }
+    };
     let body = uri.body();
     let parts = body.split_once('/');
     let (namespace, rest) = parts.ok_or_else(|| {
@@ -65,6 +75,7 @@ mod tests {
             "k8s://shop/cart:grpc",
             "k8s://shop/cart:8080",
             "K8S://shop-2/cart:http-8080?context=kind&on_empty=30s",
+            "k8s://shop/cart:grpc?own_service=web/frontend",
             "k8s://shop/cart:grpc?kubeconfig=/etc/kube/config",
         ] {
             let target = Target::parse(text).unwrap();
@@ -91,6 +102,8 @@ mod tests {
             ("k8s://shop/cart:80:81", 16, "80:81"),
             ("k8s://shop/cart:_http", 16, "_http"),
             ("k8s://shop/cart?port=80", 16, "port"),
+            ("k8s://shop/cart?own_service=web", 28, "web"),
+            ("k8s://shop/cart?own_service=web/Front", 32, "Front"),
             (&*long, 11, &"x".repeat(64)),
         ] {
             let error = Target::parse(text).unwrap_err();

@@ -13,7 +13,7 @@ use self::{common::Common, uri::Uri};
 #[cfg(feature = "dns")]
 use super::dns::{self, Resolver};
 use super::{
-    Discover, OnEmpty, RefreshRequests, StaticList, Update,
+    Discover, Here, OnEmpty, RefreshRequests, StaticList, Update,
     any_source::{AnySource, erase},
 };
 use crate::error::{BoxError, BuildError};
@@ -137,6 +137,10 @@ impl Discover for Target {
 
     fn target(&self) -> Arc<str> {
         Arc::clone(&self.text)
+    }
+
+    fn here(&self) -> Here {
+        self.source.place()
     }
 }
 
