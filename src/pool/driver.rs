@@ -374,13 +374,6 @@ where
         let (policy, tiers) =
             build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
         self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
-        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
-        let standpoint =
-            Standpoint { preference: self.limits.prefer_locality, here: self.place.settle() };
-        let gates = &mut self.gates;
-        let (policy, tiers) =
-            build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
-        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
         self.policy = Some(policy);
         let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);
         let snapshot = Snapshot {
