@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use futures_core::Stream;
 
 use super::{
-    Discover, Endpoints, RefreshRequests, Update,
+    Discover, Endpoints, Here, RefreshRequests, Update,
     any_source::{AnySource, erase},
     compose::compose,
 };
