@@ -18,7 +18,7 @@ use super::{
     wait::{Detour, Heard},
 };
 use crate::{
-    error::{BoxError, Error, SharedError, Unsent},
+    error::{Began, BoxError, Error, Resume, SharedError, Unsent},
     node::{Lease, Sleep, after},
     pool::{shared::Shared, snapshot::Choice},
 };
@@ -40,7 +40,7 @@ pin_project! {
         #[pin]
         timeout: Option<Sleep>,
         #[pin]
-        stage: Stage<S, Req, S::Future>,
+        stage: Stage<S, Work<S, Req, S::Future>, S::Future>,
     }
 
     impl<S, Req, K, C> PinnedDrop for ResponseFuture<S, Req, K, C>
@@ -59,19 +59,25 @@ pin_project! {
 pin_project! {
     #[project = StageProjection]
     #[project_replace = StageReplaced]
-    enum Stage<S, Req, F> {
+    enum Stage<S, W, F> {
         // A place is taken; the service of the node is asked whether it is ready.
-        Picked { lease: Lease, service: S, request: Req },
+        Picked { lease: Lease, service: S, request: W },
         // No place yet, or no more: look (again).
-        Looking { request: Req },
+        Looking { request: W },
         // Nothing to use now, and something to hope for.
-        Waiting { request: Req },
+        Waiting { request: W },
         // The node has the request.
         Calling { lease: Lease, #[pin] future: F },
         // Over, or never begun.
         Failed { error: Error },
         Done,
     }
+}
+
+/// What is to be sent: the request as the caller gave it, or one that a client has begun.
+enum Work<S, Req, F> {
+    New(Req),
+    Begun(Resume<S, F>),
 }
 
 // === impl ResponseFuture ===
@@ -91,6 +97,7 @@ where
         let snapshot = shared.snapshot.load();
         let key = key(&snapshot.key, &request);
         let attempt_timeout = snapshot.limits.attempt_timeout;
+        let request = Work::New(request);
         let stage = match snapshot.choose(&shared.fleet, key, &[]) {
             Choice::Take(lease, service) => {
                 Stage::Picked { lease, service: service.clone(), request }
@@ -119,7 +126,7 @@ where
 
 impl<S, Req, K, C> Future for ResponseFuture<S, Req, K, C>
 where
-    S: Service<Req> + Clone,
+    S: Service<Req> + Clone + 'static,
     S::Error: Into<BoxError> + 'static,
     Req: 'static,
     C: Complete<S::Response>,
@@ -149,7 +156,11 @@ where
                                     Judged::Returned { request, cause } => {
                                         let detour = Detour::of(this.detour);
                                         detour.leave(lease, Some(cause));
-                                        Stage::Looking { request }
+                                        Stage::Looking { request: Work::New(request) }
+                                    }
+                                    Judged::Begun { resume, how, cause } => {
+                                        Detour::of(this.detour).leave_begun(lease, how, cause);
+                                        Stage::Looking { request: Work::Begun(resume) }
                                     }
                                     Judged::Failed(error) => Stage::Failed { error },
                                 }
@@ -182,7 +193,10 @@ where
                                 let until = after(fleet.now(), timeout);
                                 this.timeout.set(Some(fleet.sleep_until(until)));
                             }
-                            let future = service.call(request);
+                            let future = match request {
+                                Work::New(request) => service.call(request),
+                                Work::Begun(resume) => resume(&mut service),
+                            };
                             Stage::Calling { lease, future }
                         }
                         Poll::Ready(Err(error)) => {
@@ -255,10 +269,16 @@ where
     }
 }
 
-enum Judged<Req> {
+enum Judged<S, Req, F> {
     /// Never sent, and here it is: another endpoint may have it.
     Returned {
         request: Req,
+        cause: BoxError,
+    },
+    /// Begun and not processed: another service of its type may go on with it.
+    Begun {
+        resume: Resume<S, F>,
+        how: Began,
         cause: BoxError,
     },
     Failed(Error),
@@ -266,15 +286,24 @@ enum Judged<Req> {
 
 /// What an error of the client's says of the request, and of the endpoint.
 #[cold]
-fn judge<S, Req, C>(complete: &C, lease: &mut Lease, error: S::Error) -> Judged<Req>
+fn judge<S, Req, C>(complete: &C, lease: &mut Lease, error: S::Error) -> Judged<S, Req, S::Future>
 where
-    S: Service<Req>,
+    S: Service<Req> + 'static,
     S::Error: Into<BoxError> + 'static,
     Req: 'static,
     C: Complete<S::Response>,
 {
     let (request, unprocessed, cause) = match Unsent::<Req>::recognise(error) {
         Ok(unsent) => {
+            let unsent = match unsent.take_begun() {
+                Ok((begun, cause)) => match begun.resume() {
+                    Ok((resume, how)) => return Judged::Begun { resume, how, cause },
+                    // The client's service is wrapped in one of another type.
+                    Err(how) if how.ambiguous => Unsent::ambiguous(cause),
+                    Err(_) => Unsent::unprocessed(cause),
+                },
+                Err(unsent) => unsent,
+            };
             let unprocessed = unsent.is_unprocessed();
             let (request, cause) = unsent.into_parts();
             (request, unprocessed, cause)

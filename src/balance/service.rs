@@ -113,7 +113,7 @@ where
 
 impl<S, K, C, Req> Service<Req> for Balance<S, K, C>
 where
-    S: Service<Req> + Clone,
+    S: Service<Req> + Clone + 'static,
     S::Error: Into<BoxError> + 'static,
     Req: 'static,
     K: RequestKey<Req>,

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     endpoint::Endpoint,
-    error::{BoxError, Error, SharedError},
-    node::{Lease, Listener, NodeId, Sleep, after},
+    error::{Began, BoxError, Error, SharedError},
+    node::{Lease, Listener, NodeId, Outcome, Sleep, after},
     pool::{
         shared::{Shared, WaitingPlace},
         snapshot::Choice,
@@ -25,6 +25,10 @@ pub(super) struct Detour<S, K> {
     last: Option<(Endpoint, BoxError)>,
     /// The first node whose service was not ready: waited for when all are not.
     parked: Option<(Lease, S)>,
+    /// A node that may be asked once more, if no other takes the request.
+    second_chance: Option<NodeId>,
+    /// A peer may have processed the request, which does no harm if another does, too.
+    ambiguous: bool,
     waiting: Option<Waiting<S, K>>,
     /// When hope ends; set at the first wait, and not moved by the next.
     deadline: Option<Instant>,
@@ -54,6 +58,8 @@ impl<S: Clone, K> Detour<S, K> {
                 tried: Vec::new(),
                 last: None,
                 parked: None,
+                second_chance: None,
+                ambiguous: false,
                 waiting: None,
                 deadline: None,
             })
@@ -67,6 +73,17 @@ impl<S: Clone, K> Detour<S, K> {
             self.last = Some((lease.endpoint(), cause));
         }
         lease.cancel();
+    }
+
+    /// The peer on `lease` did not process what it was sent, and all of it is here.
+    pub(super) fn leave_begun(&mut self, mut lease: Lease, how: Began, cause: BoxError) {
+        self.ambiguous |= how.ambiguous;
+        if how.here {
+            self.second_chance = Some(lease.node().id());
+            // It had no room, and must not look fast for that.
+            lease.fail(Outcome::Overloaded.into());
+        }
+        self.leave(lease, Some(cause));
     }
 
     /// The service is not ready. The first such keeps its place; of others nothing is kept, so that
@@ -105,6 +122,10 @@ impl<S: Clone, K> Detour<S, K> {
                 Choice::Raced if looks < LOOKS => {}
                 // It came up, or a place became free, since the picker looked.
                 Choice::Fail if looks < LOOKS && snapshot.has_room(&self.tried) => {}
+                Choice::Wait | Choice::Fail | Choice::Raced if self.second_chance.is_some() => {
+                    let again = self.second_chance.take();
+                    self.tried.retain(|&id| Some(id) != again);
+                }
                 choice @ (Choice::Wait | Choice::Fail | Choice::Raced) => {
                     let asked_to_wait = matches!(choice, Choice::Wait);
                     break (snapshot, asked_to_wait);
@@ -185,7 +206,8 @@ impl<S: Clone, K> Detour<S, K> {
 
     fn explain(&mut self, error: Error) -> Error {
         let (endpoint, cause) = self.last.take().unzip();
-        error.with_last(endpoint, cause)
+        let error = error.with_last(endpoint, cause);
+        if self.ambiguous { error.after_all_ambiguous() } else { error }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
+pub(crate) use self::unsent::{Began, Resume};
 pub use self::{
     build::{BuildError, ListError, ListErrorReason, TargetError, TargetErrorReason},
     unsent::Unsent,
@@ -138,6 +139,12 @@ impl Error {
             self.0.endpoint = endpoint;
             self.0.source = source;
         }
+        self
+    }
+
+    /// A peer may have processed the request before this came of it.
+    pub(crate) fn after_all_ambiguous(mut self) -> Self {
+        self.0.unprocessed = false;
         self
     }
 

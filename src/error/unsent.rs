@@ -26,14 +26,56 @@ pub struct Unsent<Req> {
 
 enum Fate<Req> {
     Returned(Req),
+    Begun(Begun),
     Unprocessed,
     Ambiguous,
+}
+
+/// A request whose sending was begun, and which a client of the same kind can take up where none of
+/// it is lost.
+pub(crate) struct Begun {
+    /// A [`Resume`] of the client's type.
+    resume: Box<dyn Any + Send>,
+    how: Began,
+}
+
+/// What became of a request that was begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    /// The endpoint itself may be asked once more, if there is no other.
+    pub(crate) here: bool,
+    /// A peer may have processed it, and it does no harm if another does.
+    pub(crate) ambiguous: bool,
+}
+
+/// Calls a service of type `S` with a request that was begun.
+pub(crate) type Resume<S, F> = Box<dyn FnOnce(&mut S) -> F + Send>;
+
+impl Begun {
+    /// How a service of type `S` takes it up, if it is of the kind that began it.
+    pub(crate) fn resume<S: 'static, F: 'static>(self) -> Result<(Resume<S, F>, Began), Began> {
+        let resume = self.resume.downcast::<Resume<S, F>>();
+        resume.map(|resume| (*resume, self.how)).map_err(|_| self.how)
+    }
 }
 
 impl<Req> Unsent<Req> {
     /// The request was never sent: here it is. Another endpoint may have it.
     pub fn returned(request: Req, cause: impl Into<BoxError>) -> Self {
         Self { fate: Fate::Returned(request), cause: cause.into() }
+    }
+
+    /// The request was begun and can be taken up again by another service of type `S`. Its type
+    /// cannot be made anew once a body was polled, so the request itself does not come back.
+    #[cfg(feature = "http")]
+    pub(crate) fn begun<S: 'static, F: 'static>(
+        resume: impl FnOnce(&mut S) -> F + Send + 'static,
+        cause: impl Into<BoxError>,
+        how: Began,
+    ) -> Self {
+        let resume: Resume<S, F> = Box::new(resume);
+        let begun = Begun { resume: Box::new(resume), how };
+        Self { fate: Fate::Begun(begun), cause: cause.into() }
     }
 
     /// The peer provably did not process the request, but the request is gone, or no endpoint will
@@ -57,7 +99,11 @@ impl<Req> Unsent<Req> {
 
     /// Whether the peer provably did not process the request.
     pub fn is_unprocessed(&self) -> bool {
-        !matches!(self.fate, Fate::Ambiguous)
+        match &self.fate {
+            Fate::Returned(_) | Fate::Unprocessed => true,
+            Fate::Begun(begun) => !begun.how.ambiguous,
+            Fate::Ambiguous => false,
+        }
     }
 
     /// What went wrong.
@@ -70,6 +116,14 @@ impl<Req> Unsent<Req> {
         match self.fate {
             Fate::Returned(request) => (Some(request), self.cause),
             _ => (None, self.cause),
+        }
+    }
+
+    /// How to take up a request that was begun.
+    pub(crate) fn take_begun(self) -> Result<(Begun, BoxError), Self> {
+        match self.fate {
+            Fate::Begun(begun) => Ok((begun, self.cause)),
+            fate => Err(Self { fate, cause: self.cause }),
         }
     }
 

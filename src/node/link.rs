@@ -330,6 +330,12 @@ impl Link {
         self.0.fleet.runtime()
     }
 
+    /// A number from 0 to 1, by chance.
+    #[cfg(feature = "http")]
+    pub(crate) fn chance(&self) -> f64 {
+        self.0.fleet.seeds.rng().next_f64()
+    }
+
     /// A wait for `until`, wherever it is polled.
     #[cfg(feature = "http")]
     pub(crate) fn sleep_until(&self, until: Instant) -> super::Sleep {

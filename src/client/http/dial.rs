@@ -15,7 +15,7 @@ use super::{
     h1, h2,
     head::Name,
     io::{Monitor, Wire},
-    pool::{Grant, Pool},
+    pool::Pool,
     secure::{Offer, Secured, Spoken},
 };
 use crate::{
@@ -32,8 +32,8 @@ struct Outcome {
 }
 
 enum Made {
-    Http1(h1::Lane, h1::Driver),
-    Http2(h2::Trunk, h2::Driver),
+    Http1(h1::Lane, Box<h1::Driver>),
+    Http2(h2::Trunk, Box<h2::Driver>),
 }
 
 /// The task of a dial. It holds the pool weakly and ends with it.
@@ -44,12 +44,14 @@ pub(super) fn run(
 ) -> impl Future<Output = ()> + Send + use<> {
     let endpoint = pool.link.endpoint();
     let (settings, clock, offer) = (Arc::clone(&pool.settings), pool.clock.clone(), pool.offer);
+    let (keepalive, lifetime) = (pool.keepalive(), pool.lifetime());
     let timeout = settings.connect_timeout;
     let outcome =
         Outcome { pool: Arc::downgrade(pool), address: endpoint.addr().clone(), known: false };
     let deadline = after(clock.now(), timeout);
     async move {
-        let making = make(id, &settings, &endpoint, offer, &clock, deadline);
+        let of = Of { id, endpoint: &endpoint, offer, keepalive, lifetime };
+        let making = make(of, &settings, &clock, deadline);
         let made = tokio::select! {
             biased;
             made = making => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
@@ -58,18 +60,26 @@ pub(super) fn run(
             }
             _ = cancelled.changed() => Err(ConnectError::closed(endpoint.addr())),
         };
-        outcome.settle(made, clock);
+        outcome.settle(made, clock, lifetime);
     }
 }
 
-async fn make(
+/// What a dial is for.
+struct Of<'a> {
     id: u64,
-    settings: &Settings,
-    endpoint: &Endpoint,
+    endpoint: &'a Endpoint,
     offer: Offer,
+    keepalive: h2::Keepalive,
+    lifetime: h2::Lifetime,
+}
+
+async fn make(
+    of: Of<'_>,
+    settings: &Settings,
     clock: &Clock,
     deadline: Instant,
 ) -> Result<(Made, Arc<Monitor>), BoxError> {
+    let Of { id, endpoint, offer, keepalive, lifetime } = of;
     let stream = connect(&*settings.connector, endpoint, clock, deadline).await?;
     let Secured { stream, spoken, scheme, server_name } = match &settings.secure {
         Some(secure) => secure.secure(stream, endpoint, offer).await?,
@@ -78,15 +88,18 @@ async fn make(
     let Connected { io, open } = stream;
     let name = Arc::new(Name::of(endpoint, scheme, server_name.as_deref()));
     let spoken = offer.settle(spoken);
-    let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2);
+    let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2, clock);
     let made = match spoken {
         Spoken::Http2 => {
-            let (trunk, driver) = h2::handshake(id, wire, Arc::clone(&monitor), name).await?;
-            Made::Http2(trunk, driver)
+            let monitor = Arc::clone(&monitor);
+            let (trunk, driver) = h2::handshake(id, wire, monitor, name, keepalive, clock).await?;
+            Made::Http2(trunk, Box::new(driver))
         }
         Spoken::Http1 => {
-            let (lane, driver) = h1::handshake(id, wire, Arc::clone(&monitor), open, name).await?;
-            Made::Http1(lane, driver)
+            let monitor = Arc::clone(&monitor);
+            let (mut lane, driver) = h1::handshake(id, wire, monitor, open, name).await?;
+            lane.until = lifetime.until;
+            Made::Http1(lane, Box::new(driver))
         }
     };
     Ok((made, monitor))
@@ -122,18 +135,23 @@ async fn connect(
 }
 
 impl Outcome {
-    fn settle(mut self, made: Result<(Made, Arc<Monitor>), ConnectError>, clock: Clock) {
+    fn settle(
+        mut self,
+        made: Result<(Made, Arc<Monitor>), ConnectError>,
+        clock: Clock,
+        lifetime: h2::Lifetime,
+    ) {
         let Some(pool) = self.pool.upgrade() else { return };
         self.known = true;
         match made {
             Ok((Made::Http1(lane, driver), monitor)) => {
                 // Counted before it can end.
-                pool.connected(Grant::Http1(lane), &monitor);
-                tokio::spawn(driver.run(self.pool.clone(), clock, pool.settings.idle_timeout));
+                pool.connected_lane(lane, &monitor);
+                tokio::spawn(driver.run(self.pool.clone(), clock, lifetime));
             }
             Ok((Made::Http2(trunk, driver), monitor)) => {
-                pool.connected(Grant::Http2(trunk), &monitor);
-                tokio::spawn(driver.run(self.pool.clone()));
+                pool.connected_trunk(trunk, &monitor);
+                tokio::spawn(driver.run(self.pool.clone(), lifetime));
             }
             Err(error) => pool.dial_failed(error),
         }

@@ -6,7 +6,7 @@ use http::uri::Scheme;
 
 use crate::{endpoint::Address, error::BoxError};
 
-/// No connection to the endpoint could be made.
+/// No connection to the endpoint could be made, or none was free.
 ///
 /// The cause of an [`Unsent`](crate::Unsent) that hands its request back. Its
 /// [`source`](StdError::source) is what the connector or the protocol said, such as a
@@ -20,6 +20,7 @@ pub struct ConnectError {
 #[derive(Clone)]
 enum Cause {
     TimedOut(Duration),
+    Busy(Duration),
     Failed(Arc<dyn StdError + Send + Sync>),
     Closed,
 }
@@ -42,6 +43,10 @@ impl ConnectError {
         Self { address: address.clone(), cause: Cause::TimedOut(after) }
     }
 
+    pub(super) fn busy(address: &Address, after: Duration) -> Self {
+        Self { address: address.clone(), cause: Cause::Busy(after) }
+    }
+
     pub(super) fn failed(address: &Address, cause: impl Into<BoxError>) -> Self {
         Self { address: address.clone(), cause: Cause::Failed(Arc::from(cause.into())) }
     }
@@ -59,6 +64,13 @@ impl ConnectError {
     pub fn is_timeout(&self) -> bool {
         matches!(self.cause, Cause::TimedOut(_))
     }
+
+    /// Whether there are connections, and none was free for as long as a dial may take: as many
+    /// streams are open as the peer allows, on as many connections as
+    /// [`max_connections`](super::Http::max_connections) does.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.cause, Cause::Busy(_))
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -66,6 +78,9 @@ impl fmt::Display for ConnectError {
         let address = &self.address;
         match &self.cause {
             Cause::TimedOut(after) => write!(f, "no connection to {address} within {after:?}"),
+            Cause::Busy(after) => {
+                write!(f, "all connections to {address} were busy for {after:?}")
+            }
             Cause::Failed(_) => write!(f, "cannot connect to {address}"),
             Cause::Closed => write!(f, "the client of {address} is closed"),
         }
@@ -78,6 +93,7 @@ impl fmt::Debug for ConnectError {
         debug.field("address", &self.address);
         match &self.cause {
             Cause::TimedOut(after) => debug.field("timed_out", after),
+            Cause::Busy(after) => debug.field("busy_for", after),
             Cause::Failed(cause) => debug.field("source", cause),
             Cause::Closed => debug.field("closed", &true),
         };

@@ -1,52 +1,124 @@
-//! Reads HTTP/2 frame heads as they pass, to know what hyper keeps to itself.
+//! Reads HTTP/2 frame heads as they pass, to know what the protocol's own library keeps to itself.
 
 /// How far into a frame of RFC 9113 section 4.1 the bytes that passed reach.
 pub(super) struct Frames {
     head: [u8; HEAD],
     have: usize,
+    kind: u8,
     /// Bytes of the payload that are still to come.
     payload: usize,
-    first: bool,
+    /// The payload of a GOAWAY, as far as it is fixed.
+    last_words: [u8; LAST_WORDS],
+    heard: usize,
+    preface: Preface,
+}
+
+#[derive(PartialEq, Eq)]
+enum Preface {
+    Awaited,
+    Passing,
+    Over,
 }
 
 /// What came to light in some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The peer's preface: the SETTINGS frame that it has to begin with.
+    /// The end of the peer's preface: the SETTINGS frame that it has to begin with.
     pub(super) preface: bool,
-    /// A GOAWAY frame, of any reason.
-    pub(super) going_away: bool,
+    /// A GOAWAY frame; of several the last.
+    pub(super) goaway: Option<GoAway>,
+    /// DATA or HEADERS: the peer works on a request.
+    pub(super) data: bool,
+    /// Anything but PING.
+    pub(super) life: bool,
+}
+
+/// The payload of a GOAWAY frame (RFC 9113 section 6.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GoAway {
+    /// The streams above were not processed and never will be.
+    pub(super) last_stream: u32,
+    pub(super) code: u32,
 }
 
 const HEAD: usize = 9;
+const LAST_WORDS: usize = 8;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { head: [0; HEAD], have: 0, payload: 0, first: true }
+        Self {
+            head: [0; HEAD],
+            have: 0,
+            kind: SETTINGS,
+            payload: 0,
+            last_words: [0; LAST_WORDS],
+            heard: 0,
+            preface: Preface::Awaited,
+        }
     }
 
     pub(super) fn pass(&mut self, mut bytes: &[u8]) -> Seen {
         let mut seen = Seen::default();
         while !bytes.is_empty() {
-            let skipped = self.payload.min(bytes.len());
-            self.payload -= skipped;
-            bytes = &bytes[skipped..];
-            let taken = (HEAD - self.have).min(bytes.len());
-            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
+            let (payload, rest) = bytes.split_at(self.payload.min(bytes.len()));
+            if !payload.is_empty() {
+                self.payload -= payload.len();
+                self.listen(payload);
+                self.note(&mut seen);
+            }
+            let (head, rest) = rest.split_at((HEAD - self.have).min(rest.len()));
+            self.head[self.have..self.have + head.len()].copy_from_slice(head);
+            self.have += head.len();
+            bytes = rest;
             if self.have == HEAD {
-                self.have = 0;
-                let [a, b, c, kind, ..] = self.head;
-                self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                seen.preface |= self.first && kind == SETTINGS;
-                seen.going_away |= kind == GOAWAY;
-                self.first = false;
+                self.begin();
+                self.note(&mut seen);
             }
         }
         seen
+    }
+
+    /// A head is complete.
+    fn begin(&mut self) {
+        let [a, b, c, kind, ..] = self.head;
+        self.have = 0;
+        self.heard = 0;
+        self.kind = kind;
+        self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        self.preface = match self.preface {
+            Preface::Awaited if kind == SETTINGS => Preface::Passing,
+            _ => Preface::Over,
+        };
+    }
+
+    fn listen(&mut self, payload: &[u8]) {
+        if self.kind == GOAWAY {
+            let taken = (LAST_WORDS - self.heard).min(payload.len());
+            self.last_words[self.heard..self.heard + taken].copy_from_slice(&payload[..taken]);
+            self.heard += taken;
+        }
+    }
+
+    /// What the frame that passes says so far.
+    fn note(&mut self, seen: &mut Seen) {
+        seen.life |= self.kind != PING;
+        seen.data |= matches!(self.kind, DATA | HEADERS);
+        if self.preface == Preface::Passing && self.payload == 0 {
+            self.preface = Preface::Over;
+            seen.preface = true;
+        }
+        if self.kind == GOAWAY && self.heard == LAST_WORDS {
+            let [a, b, c, d, e, f, g, h] = self.last_words;
+            seen.goaway = Some(GoAway {
+                last_stream: u32::from_be_bytes([a & 0x7f, b, c, d]),
+                code: u32::from_be_bytes([e, f, g, h]),
+            });
+        }
     }
 }
 
@@ -54,36 +126,48 @@ impl Frames {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, payload: usize) -> Vec<u8> {
-        let mut frame = vec![0, (payload >> 8) as u8, payload as u8, kind, 0, 0, 0, 0, 0];
-        frame.extend(std::iter::repeat_n(GOAWAY, payload));
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len();
+        let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 0];
+        frame.extend(payload);
         frame
     }
 
     #[test]
     fn frames_are_found_however_the_bytes_are_cut() {
-        let bytes = [frame(SETTINGS, 18), frame(0, 300), frame(8, 4), frame(GOAWAY, 8)].concat();
+        let last_words = [0x80, 0, 1, 5, 0, 0, 0, 11, GOAWAY, GOAWAY];
+        let settings = frame(SETTINGS, &[GOAWAY; 18]);
+        let ping = frame(PING, &[GOAWAY; 8]);
+        let rest = [frame(DATA, &[GOAWAY; 300]), frame(8, &[GOAWAY; 4])].concat();
+        let goaway = frame(GOAWAY, &last_words);
+        let bytes = [&*settings, &ping, &rest, &goaway].concat();
         for chunk in 1..bytes.len() {
             let mut frames = Frames::new();
-            let mut going_away_at = None;
-            let mut preface_at = None;
-            for (index, part) in bytes.chunks(chunk).enumerate() {
-                let seen = frames.pass(part);
-                if seen.preface {
-                    preface_at.get_or_insert(index);
-                }
-                if seen.going_away {
-                    going_away_at.get_or_insert(index);
-                }
-            }
-            assert_eq!(preface_at, Some((HEAD - 1) / chunk), "chunks of {chunk}");
-            let goaway_head_ends = bytes.len() - 8 - 1;
-            assert_eq!(going_away_at, Some(goaway_head_ends / chunk), "chunks of {chunk}");
+            let seen: Vec<_> = bytes.chunks(chunk).map(|part| frames.pass(part)).collect();
+            let first = |what: fn(&Seen) -> bool| seen.iter().position(what).unwrap();
+            assert_eq!(first(|seen| seen.preface), (settings.len() - 1) / chunk, "of {chunk}");
+            assert_eq!(seen.iter().filter(|seen| seen.preface).count(), 1, "of {chunk}");
+            let data = settings.len() + ping.len() + HEAD - 1;
+            assert_eq!(first(|seen| seen.data), data / chunk, "of {chunk}");
+            let said = first(|seen| seen.goaway.is_some());
+            assert_eq!(said, (bytes.len() - 2 - 1) / chunk, "of {chunk}");
+            let goaway = GoAway { last_stream: 0x105, code: 11 };
+            assert_eq!(seen[said].goaway, Some(goaway), "of {chunk}");
         }
     }
 
     #[test]
+    fn a_ping_is_no_sign_of_work() {
+        let mut frames = Frames::new();
+        frames.pass(&frame(SETTINGS, &[]));
+        assert_eq!(frames.pass(&frame(PING, &[0; 8])), Seen::default());
+        let window_update = frames.pass(&frame(8, &[0, 0, 0, 1]));
+        assert_eq!(window_update, Seen { life: true, ..Seen::default() });
+    }
+
+    #[test]
     fn a_peer_that_speaks_something_else_is_not_heard() {
-        assert_eq!(Frames::new().pass(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Seen::default());
+        let seen = Frames::new().pass(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        assert!(!seen.preface && seen.goaway.is_none(), "{seen:?}");
     }
 }

@@ -13,7 +13,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU8, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{Request, Response};
@@ -25,13 +25,14 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
 use super::{
-    body::RequestBody,
     connect::IsOpen,
+    h2::Lifetime,
     head::Name,
     io::{Monitor, Wire},
     pool::Pool,
+    request_body::Lent,
 };
-use crate::node::{Clock, Sleep, after};
+use crate::node::{Clock, Sleep};
 
 /// The right to send the next request on a connection.
 pub(super) struct Lane {
@@ -39,9 +40,11 @@ pub(super) struct Lane {
     /// Whether it has carried a request: the peer may close it at any time.
     pub(super) used: bool,
     pub(super) name: Arc<Name>,
+    /// When it is old, and takes no more.
+    pub(super) until: Option<Instant>,
     /// When it was last laid down.
     pub(super) parked_at: Option<Instant>,
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<Lent>,
     exchange: Arc<Exchange>,
     home: mpsc::Sender<Lane>,
 }
@@ -80,17 +83,20 @@ pub(super) struct Driver {
 
 pub(super) async fn handshake(
     id: u64,
-    wire: TokioIo<Wire>,
+    wire: Wire,
     monitor: Arc<Monitor>,
     is_open: Option<IsOpen>,
     name: Arc<Name>,
 ) -> hyper::Result<(Lane, Driver)> {
-    let (sender, connection) = http1::Builder::new().handshake(wire).await?;
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(wire)).await?;
     let exchange = Arc::new(Exchange { phase: AtomicU8::new(QUIET), monitor, is_open });
     let (home, returns) = mpsc::channel(1);
     let connection = Box::pin(connection.with_upgrades());
     let driver = Driver { connection, exchange: Arc::clone(&exchange), returns, id };
-    Ok((Lane { id, used: false, name, parked_at: None, sender, exchange, home }, driver))
+    Ok((
+        Lane { id, used: false, name, until: None, parked_at: None, sender, exchange, home },
+        driver,
+    ))
 }
 
 // === impl Lane ===
@@ -105,14 +111,25 @@ impl Lane {
         !self.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
     }
 
+    /// Whether it has lasted for as long as it may.
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// What the stream under it knows.
+    pub(super) fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.exchange.monitor)
+    }
+
     pub(super) async fn send(
         mut self,
-        request: Request<RequestBody>,
+        request: Request<Lent>,
         pool: &Pool,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> Result<Response<Incoming>, TrySendError<Request<Lent>>> {
         self.used = true;
         self.parked_at = None;
         let exchange = Arc::clone(&self.exchange);
+        exchange.monitor.listen_anew();
         exchange.phase.store(AWAITING, Ordering::Release);
         let awaiting = Awaiting { exchange: &exchange, pool, id: self.id };
         let result = self.sender.try_send_request(request).await;
@@ -174,14 +191,14 @@ impl Exchange {
 
 impl Driver {
     /// Drives the connection to its end.
-    pub(super) async fn run(mut self, pool: Weak<Pool>, clock: Clock, idle_timeout: Duration) {
+    pub(super) async fn run(mut self, pool: Weak<Pool>, clock: Clock, lifetime: Lifetime) {
         let id = self.id;
         let exchange = Arc::clone(&self.exchange);
         let mut cut = pin!(exchange.monitor.was_cut());
         let mut returned: Option<Lane> = None;
         // It runs whether the lane lies idle or not: one timer for each period, none a request.
         let mut idle: Pin<Box<Sleep>> =
-            Box::pin(clock.sleep_until(after(clock.now(), idle_timeout)));
+            Box::pin(clock.sleep_until(lifetime.next_look(clock.now())));
         loop {
             tokio::select! {
                 biased;
@@ -195,7 +212,7 @@ impl Driver {
                 }
                 () = &mut idle => {
                     let next = pool.upgrade().and_then(|pool| pool.expire(id));
-                    let next = next.unwrap_or_else(|| after(clock.now(), idle_timeout));
+                    let next = next.unwrap_or_else(|| lifetime.next_look(clock.now()));
                     idle.set(clock.sleep_until(next));
                 }
             }

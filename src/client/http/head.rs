@@ -2,13 +2,14 @@
 //!
 //! The name that the caller used stays, though we dial an address: the request's own `Host`, else
 //! the authority of its URI, else the endpoint's server name, else its address. A request that
-//! comes back unsent goes to another endpoint, so every change is undone first.
+//! comes back goes to another endpoint as the caller gave it, so a copy is dressed.
 
 use std::net::SocketAddr;
 
 use http::{
-    HeaderValue, Method, Request, Uri, Version,
+    HeaderValue, Method, Uri, Version,
     header::HOST,
+    request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 
@@ -21,19 +22,6 @@ pub(super) struct Name {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-}
-
-/// What [`Name::dress_http1`] and [`Name::dress_http2`] replaced.
-pub(super) struct Original {
-    uri: Uri,
-    version: Version,
-    host: Host,
-}
-
-enum Host {
-    Kept,
-    Added,
-    Removed(HeaderValue),
 }
 
 /// Refuses what a connection of scheme `carries` does not carry: what shall be secret must not go in
@@ -68,46 +56,40 @@ impl Name {
     }
 
     /// Origin-form and a `Host`; CONNECT keeps its authority, `OPTIONS *` its star.
-    pub(super) fn dress_http1<B>(&self, request: &mut Request<B>) -> Original {
-        let host = if request.headers().contains_key(HOST) {
-            Host::Kept
-        } else {
-            let host = request.uri().authority().and_then(|authority| {
+    pub(super) fn dress_http1(&self, head: &mut Parts) {
+        if !head.headers.contains_key(HOST) {
+            let host = head.uri.authority().and_then(|authority| {
                 // User information is no part of a `Host`.
                 let text = authority.as_str();
                 HeaderValue::from_str(text.rsplit_once('@').map_or(text, |(_, host)| host)).ok()
             });
-            request.headers_mut().insert(HOST, host.unwrap_or_else(|| self.host.clone()));
-            Host::Added
-        };
-        let mut parts = request.uri().clone().into_parts();
-        if *request.method() == Method::CONNECT && parts.authority.is_some() {
+            head.headers.insert(HOST, host.unwrap_or_else(|| self.host.clone()));
+        }
+        let mut parts = head.uri.clone().into_parts();
+        if head.method == Method::CONNECT && parts.authority.is_some() {
             parts.path_and_query = None;
         } else {
             parts.authority = None;
             parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
         }
         parts.scheme = None;
-        Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_11, host)
+        replace(head, Uri::from_parts(parts).ok(), Version::HTTP_11);
     }
 
     /// `:scheme` and `:authority`, into which a `Host` moves.
-    pub(super) fn dress_http2<B>(&self, request: &mut Request<B>) -> Original {
-        let mut parts = request.uri().clone().into_parts();
-        let tunnel = *request.method() == Method::CONNECT
-            && request.extensions().get::<hyper::ext::Protocol>().is_none();
-        let mut host = Host::Kept;
+    pub(super) fn dress_http2(&self, head: &mut Parts) {
+        let mut parts = head.uri.clone().into_parts();
+        let tunnel = head.method == Method::CONNECT
+            && head.extensions.get::<hyper::ext::Protocol>().is_none();
         if tunnel && parts.authority.is_some() {
             // The authority is where the tunnel leads; RFC 9113 section 8.5 wants it alone.
             parts.scheme = None;
             parts.path_and_query = None;
         } else {
-            let named = request.headers().get(HOST);
+            let named = head.headers.get(HOST);
             if let Some(named) = named.and_then(|name| Authority::try_from(name.as_bytes()).ok()) {
                 parts.authority = Some(named);
-                if let Some(removed) = request.headers_mut().remove(HOST) {
-                    host = Host::Removed(removed);
-                }
+                head.headers.remove(HOST);
             }
             parts.authority = match parts.authority {
                 Some(named) => without_userinfo(named),
@@ -116,8 +98,15 @@ impl Name {
             parts.scheme = Some(self.scheme.clone());
             parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
         }
-        Original::replace(request, Uri::from_parts(parts).ok(), Version::HTTP_2, host)
+        replace(head, Uri::from_parts(parts).ok(), Version::HTTP_2);
     }
+}
+
+fn replace(head: &mut Parts, uri: Option<Uri>, version: Version) {
+    if let Some(uri) = uri {
+        head.uri = uri;
+    }
+    head.version = version;
 }
 
 /// The authority as HTTP/2 may carry it: RFC 9113 section 8.3.1 forbids credentials there.
@@ -125,35 +114,6 @@ fn without_userinfo(authority: Authority) -> Option<Authority> {
     match authority.as_str().rsplit_once('@') {
         None => Some(authority),
         Some((_, host)) => Authority::try_from(host).ok(),
-    }
-}
-
-// === impl Original ===
-
-impl Original {
-    fn replace<B>(
-        request: &mut Request<B>,
-        uri: Option<Uri>,
-        version: Version,
-        host: Host,
-    ) -> Self {
-        let original = Self { uri: request.uri().clone(), version: request.version(), host };
-        if let Some(uri) = uri {
-            *request.uri_mut() = uri;
-        }
-        *request.version_mut() = version;
-        original
-    }
-
-    /// Makes the request what the caller gave.
-    pub(super) fn restore<B>(self, request: &mut Request<B>) {
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        match self.host {
-            Host::Kept => {}
-            Host::Added => drop(request.headers_mut().remove(HOST)),
-            Host::Removed(host) => drop(request.headers_mut().insert(HOST, host)),
-        }
     }
 }
 
@@ -177,6 +137,8 @@ fn with_port(host: &str, port: u16, default_port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn endpoint() -> Endpoint {
@@ -212,24 +174,19 @@ mod tests {
             if let Some(host) = host {
                 request = request.header(HOST, host);
             }
-            let mut request = request.body(()).unwrap();
-            let given = (request.uri().clone(), request.version(), request.headers().clone());
+            let (given, ()) = request.body(()).unwrap().into_parts();
 
-            let original = name.dress_http1(&mut request);
-            assert_eq!(request.uri().to_string(), target, "{method} {uri}");
-            assert_eq!(request.headers()[HOST], host1, "{method} {uri}");
-            assert_eq!(request.version(), Version::HTTP_11);
-            original.restore(&mut request);
-            let back = (request.uri().clone(), request.version(), request.headers().clone());
-            assert_eq!(back, given, "{method} {uri}");
+            let mut head = given.clone();
+            name.dress_http1(&mut head);
+            assert_eq!(head.uri.to_string(), target, "{method} {uri}");
+            assert_eq!(head.headers[HOST], host1, "{method} {uri}");
+            assert_eq!(head.version, Version::HTTP_11);
 
-            let original = name.dress_http2(&mut request);
-            assert_eq!(request.uri().to_string(), uri2, "{method} {uri}");
-            assert!(!request.headers().contains_key(HOST), "{method} {uri}");
-            assert_eq!(request.version(), Version::HTTP_2);
-            original.restore(&mut request);
-            let back = (request.uri().clone(), request.version(), request.headers().clone());
-            assert_eq!(back, given, "{method} {uri}");
+            let mut head = given;
+            name.dress_http2(&mut head);
+            assert_eq!(head.uri.to_string(), uri2, "{method} {uri}");
+            assert!(!head.headers.contains_key(HOST), "{method} {uri}");
+            assert_eq!(head.version, Version::HTTP_2);
         }
     }
 

@@ -1,17 +1,18 @@
 //! The stream under a connection: what passes is noted, and it can be cut from outside.
 //!
-//! hyper owns the stream and does not tell when the peer first spoke, that an HTTP/2 peer said
-//! GOAWAY while requests run, or whether the stream broke or was closed. And it does not let go
-//! of the socket when its driver is dropped. So all of that is seen to here.
+//! The protocols' libraries own the stream and do not tell when the peer first or last spoke, that an
+//! HTTP/2 peer said GOAWAY while requests run, or whether the stream broke or was closed. And hyper
+//! does not let go of the socket when its driver is dropped. So all of that is seen to here.
 
 use std::{
     io, mem,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use hyper_util::rt::TokioIo;
@@ -20,7 +21,11 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{connect::Stream, frames::Frames};
+use super::{
+    connect::Stream,
+    frames::{Frames, GoAway, Seen},
+};
+use crate::node::{Clock, after};
 
 /// The stream that hyper gets.
 pub(super) struct Wire {
@@ -31,11 +36,18 @@ pub(super) struct Wire {
 }
 
 /// What others know of a [`Wire`], and how they cut it.
-#[derive(Default)]
 pub(super) struct Monitor {
     notes: AtomicU8,
     news: Notify,
     wakers: Mutex<Wakers>,
+    clock: Clock,
+    began: Instant,
+    /// When the peer last gave a sign of life, in nanoseconds from the beginning.
+    life: AtomicU64,
+    /// How often it was seen to work on a request.
+    data: AtomicU32,
+    /// The last GOAWAY: its last stream, and its code in the upper half.
+    goaway: AtomicU64,
 }
 
 #[derive(Default)]
@@ -52,6 +64,19 @@ const GOING_AWAY: u8 = 8;
 // === impl Monitor ===
 
 impl Monitor {
+    fn new(clock: Clock) -> Self {
+        Self {
+            notes: AtomicU8::new(0),
+            news: Notify::new(),
+            wakers: Mutex::default(),
+            began: clock.now(),
+            clock,
+            life: AtomicU64::new(0),
+            data: AtomicU32::new(0),
+            goaway: AtomicU64::new(0),
+        }
+    }
+
     fn note(&self, note: u8) {
         if self.notes.fetch_or(note, Ordering::AcqRel) & note == 0 {
             self.news.notify_waiters();
@@ -71,6 +96,11 @@ impl Monitor {
         read.into_iter().chain(write).for_each(Waker::wake);
     }
 
+    /// Whether it was cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.has(CUT)
+    }
+
     /// Whether reading or writing failed.
     pub(super) fn is_broken(&self) -> bool {
         self.has(BROKEN)
@@ -79,6 +109,51 @@ impl Monitor {
     /// Whether an HTTP/2 peer has said that it will take no more requests.
     pub(super) fn is_going_away(&self) -> bool {
         self.has(GOING_AWAY)
+    }
+
+    /// The last GOAWAY of an HTTP/2 peer, which allows the fewest streams.
+    pub(super) fn goaway(&self) -> Option<GoAway> {
+        let word = self.goaway.load(Ordering::Acquire);
+        let goaway = GoAway { last_stream: word as u32, code: (word >> 32) as u32 };
+        self.is_going_away().then_some(goaway)
+    }
+
+    /// When an HTTP/2 peer last sent anything but a PING.
+    pub(super) fn last_life(&self) -> Instant {
+        after(self.began, Duration::from_nanos(self.life.load(Ordering::Acquire)))
+    }
+
+    /// Changes whenever an HTTP/2 peer sends DATA or HEADERS.
+    pub(super) fn data_seen(&self) -> u32 {
+        self.data.load(Ordering::Acquire)
+    }
+
+    /// From now on a byte of an HTTP/1.1 peer is news.
+    pub(super) fn listen_anew(&self) {
+        self.notes.fetch_and(!HEARD, Ordering::AcqRel);
+    }
+
+    /// Whether an HTTP/1.1 peer has sent a byte since.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has(HEARD)
+    }
+
+    fn see(&self, seen: &Seen) {
+        if seen.life {
+            let passed = self.clock.now().saturating_duration_since(self.began);
+            let nanos = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
+            self.life.store(nanos, Ordering::Release);
+        }
+        if seen.data {
+            self.data.fetch_add(1, Ordering::AcqRel);
+        }
+        if seen.preface {
+            self.note(HEARD);
+        }
+        if let Some(GoAway { last_stream, code }) = seen.goaway {
+            self.goaway.store(u64::from(code) << 32 | u64::from(last_stream), Ordering::Release);
+            self.note(GOING_AWAY);
+        }
     }
 
     /// Waits until an HTTP/2 peer has sent its preface.
@@ -119,11 +194,11 @@ impl Monitor {
 // === impl Wire ===
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Stream>, http2: bool) -> (TokioIo<Self>, Arc<Monitor>) {
-        let monitor = Arc::new(Monitor::default());
+    pub(super) fn new(io: Box<dyn Stream>, http2: bool, clock: &Clock) -> (Self, Arc<Monitor>) {
+        let monitor = Arc::new(Monitor::new(clock.clone()));
         let frames = http2.then(Frames::new);
         let wire = Self { io: Some(TokioIo::new(io)), frames, monitor: Arc::clone(&monitor) };
-        (TokioIo::new(wire), monitor)
+        (wire, monitor)
     }
 
     /// Does `operation` on the stream, unless it is cut.
@@ -175,13 +250,11 @@ impl AsyncRead for Wire {
         let before = buf.filled().len();
         let polled = self.with(cx, read, |io, cx| io.poll_read(cx, buf));
         let this = &mut *self;
-        if let (Poll::Ready(Ok(())), Some(frames)) = (&polled, &mut this.frames) {
-            let seen = frames.pass(&buf.filled()[before..]);
-            if seen.preface {
-                this.monitor.note(HEARD);
-            }
-            if seen.going_away {
-                this.monitor.note(GOING_AWAY);
+        let bytes = &buf.filled()[before..];
+        if let (Poll::Ready(Ok(())), false) = (&polled, bytes.is_empty()) {
+            match &mut this.frames {
+                Some(frames) => this.monitor.see(&frames.pass(bytes)),
+                None => this.monitor.note(HEARD),
             }
         }
         polled
@@ -227,8 +300,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_wakes_readers_and_lets_go_of_the_stream() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (wire, monitor) = Wire::new(Box::new(TokioIo::new(ours)), false);
-        let mut wire = wire.into_inner();
+        let (mut wire, monitor) = Wire::new(Box::new(TokioIo::new(ours)), false, &Clock::default());
         let reader = tokio::spawn(async move {
             let result = wire.read_u8().await;
             (result, wire)

@@ -14,6 +14,7 @@
 //! handshake, and says of each connection which protocol was agreed (ALPN) and the scheme and name
 //! that its requests are dressed with.
 
+mod attempt;
 mod body;
 mod connect;
 mod dial;
@@ -24,6 +25,7 @@ mod h2;
 mod head;
 mod io;
 mod pool;
+mod request_body;
 mod secure;
 mod service;
 mod socket;
@@ -42,6 +44,7 @@ pub use self::{
     service::{HttpFuture, HttpService},
 };
 use self::{
+    h2::Keepalive,
     pool::Pool,
     secure::{Offer, Secure},
 };
@@ -90,6 +93,9 @@ struct Settings {
     http2: bool,
     connector: Arc<dyn Connect>,
     secure: Option<Arc<dyn Secure>>,
+    max_connections: usize,
+    max_age: Option<Duration>,
+    keepalive: Keepalive,
 }
 
 impl Http {
@@ -115,6 +121,48 @@ impl Http {
     /// one that has been idle for longest is closed.
     pub fn max_idle(self, connections: usize) -> Self {
         self.with(|settings| settings.max_idle = connections)
+    }
+
+    /// How many HTTP/2 connections an endpoint may have at a time; 10 by default, 1 at least.
+    ///
+    /// A second one is opened only where the peer's cap of concurrent streams is reached. Beyond the
+    /// last, requests wait for a stream, at most as long as for a connection, and then come back for
+    /// another endpoint. HTTP/1.1 has as many connections as requests.
+    pub fn max_connections(self, connections: usize) -> Self {
+        self.with(|settings| settings.max_connections = connections.max(1))
+    }
+
+    /// How long a connection may last, less up to a fifth of it by chance; without a limit by default.
+    ///
+    /// One that is older takes no new request, finishes what runs on it, and is closed. Where a load
+    /// balancer or a virtual address stands before the real servers, this is what brings new ones
+    /// into use.
+    pub fn max_age(self, age: Duration) -> Self {
+        self.with(|settings| settings.max_age = Some(age.max(Duration::from_millis(1))))
+    }
+
+    /// How long an HTTP/2 peer may be silent, with a request outstanding, before it is asked by a
+    /// PING; 10 s by default, `None` asks never.
+    ///
+    /// If the silence lasts, the next two follow after twice and four times as long, and the others
+    /// every 5 min: more would be punished by servers at their defaults. A peer that says
+    /// `ENHANCE_YOUR_CALM` doubles all of these for its endpoint. A connection that has lain idle for
+    /// over 30 s is asked at once, beside its first request.
+    pub fn keepalive_after(self, silence: Option<Duration>) -> Self {
+        let silence = silence.map(|silence| silence.max(Duration::from_millis(1)));
+        self.with(|settings| settings.keepalive.first = silence)
+    }
+
+    /// How long an HTTP/2 peer may take to answer a PING before its connection is cut; 5 s by
+    /// default. Its requests then fail as [ambiguous](crate::Unsent::is_unprocessed).
+    pub fn keepalive_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.keepalive.timeout = timeout.max(Duration::from_millis(1)))
+    }
+
+    /// Whether HTTP/2 peers are asked by PINGs while no request is outstanding, too; not by default,
+    /// since many servers close a connection for it.
+    pub fn keepalive_while_idle(self, asked: bool) -> Self {
+        self.with(|settings| settings.keepalive.while_idle = asked)
     }
 
     /// What opens the byte streams; TCP with `TCP_NODELAY`, and Unix sockets, by default.
@@ -187,6 +235,9 @@ impl Default for Settings {
             http2: false,
             connector: Arc::new(connect::System),
             secure: None,
+            max_connections: 10,
+            max_age: None,
+            keepalive: Keepalive::default(),
         }
     }
 }
@@ -198,6 +249,9 @@ impl fmt::Debug for Settings {
             .field("idle_timeout", &self.idle_timeout)
             .field("max_idle", &self.max_idle)
             .field("http2", &self.http2)
+            .field("max_connections", &self.max_connections)
+            .field("max_age", &self.max_age)
+            .field("keepalive", &self.keepalive)
             .finish_non_exhaustive()
     }
 }

@@ -1,29 +1,24 @@
-//! The service of one endpoint: a request to a connection, and back if it was not sent.
+//! The service of one endpoint: a request to a connection, and back if it was not processed.
 
 use std::{
     fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, uri::Scheme};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    body::{HttpBody, RequestBody},
-    error::ConnectError,
-    h2,
-    head::check_scheme,
-    pool::{Checkout, Grant, Granted, Pool},
-    waiter::Waiter,
+    attempt::{self, Failed, Job},
+    body::HttpBody,
+    pool::Pool,
 };
-use crate::{
-    error::{BoxError, Unsent},
-    node::after,
-};
+use crate::error::{Began, BoxError, Unsent};
 
 /// Talks plain HTTP to one endpoint; made by [`Http`](super::Http).
 ///
@@ -32,7 +27,15 @@ use crate::{
 /// timeout.
 ///
 /// A request that was never sent comes back inside the [`Unsent`]; one that the peer may have
-/// processed is [ambiguous](Unsent::is_unprocessed).
+/// processed is [ambiguous](Unsent::is_unprocessed). One that was sent and provably not processed is
+/// sent again, with what was kept of its body (the first 64 KiB, until the response head comes): on a
+/// new connection where the peer said GOAWAY, and through a [`Balance`](crate::Balance) on another
+/// endpoint, or here, where it refused the stream. So is one whose method is idempotent, once, when
+/// an HTTP/1.1 connection that had served others died before a byte of the response (RFC 9110 section
+/// 9.2.2).
+///
+/// An upgrade of HTTP/1.1, and CONNECT, is taken from the response with `hyper::upgrade::on`. On
+/// HTTP/2 the two bodies are the tunnel (RFC 9113 section 8.5, RFC 8441).
 #[derive(Clone, Debug)]
 pub struct HttpService(Arc<Pool>);
 
@@ -42,13 +45,10 @@ pub struct HttpService(Arc<Pool>);
 /// dial that it waited for goes on for the next request.
 #[must_use = "futures do nothing unless polled"]
 pub struct HttpFuture<B> {
-    inner: Pin<Box<dyn Future<Output = Called<B>> + Send>>,
+    inner: Pin<Box<dyn Future<Output = Result<Response<HttpBody>, Failed>> + Send>>,
+    /// What comes back if it was not sent.
+    body: PhantomData<fn() -> B>,
 }
-
-type Called<B> = Result<Response<HttpBody>, Unsent<Request<B>>>;
-
-/// How many idle connections may turn out closed before the request asks for a new one.
-const IDLE_TRIES: usize = 3;
 
 const fn is_shared<T: Clone + Send + Sync + 'static>() {}
 const _: () = is_shared::<HttpService>();
@@ -58,6 +58,11 @@ const _: () = is_shared::<HttpService>();
 impl HttpService {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
         Self(pool)
+    }
+
+    fn begin<B>(&self, job: Box<Job>) -> HttpFuture<B> {
+        let inner = Box::pin(attempt::send(Arc::clone(&self.0), job));
+        HttpFuture { inner, body: PhantomData }
     }
 }
 
@@ -76,107 +81,40 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
-        HttpFuture { inner: Box::pin(send(Arc::clone(&self.0), request)) }
-    }
-}
-
-/// A connection that is returned or made within the connect timeout.
-async fn in_time(pool: &Pool, waiter: Waiter) -> Granted {
-    let timeout = pool.settings.connect_timeout;
-    let deadline = after(pool.clock.now(), timeout);
-    tokio::select! {
-        biased;
-        granted = waiter => granted,
-        () = pool.link.sleep_until(deadline) => {
-            Err(ConnectError::timed_out(pool.link.endpoint().addr(), timeout))
-        }
-    }
-}
-
-async fn send<B>(pool: Arc<Pool>, request: Request<B>) -> Called<B>
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    // What no connection will carry is refused without a dial.
-    let carries = if pool.settings.secure.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-    check_scheme(request.uri(), &carries).map_err(Unsent::unprocessed)?;
-    let mut request = request.map(RequestBody::new);
-    let mut tries = 0;
-    loop {
-        let granted = match pool.checkout(tries >= IDLE_TRIES) {
-            Checkout::Now(grant) => Ok(grant),
-            Checkout::Later(waiter) => in_time(&pool, waiter).await,
-        };
-        let grant = match granted {
-            // Returned by another request, it may have been closed meanwhile.
-            Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
-            Ok(grant) => grant,
-            Err(error) => return Err(give_back(request, error)),
-        };
-        let name = grant.name();
-        check_scheme(request.uri(), name.scheme()).map_err(Unsent::unprocessed)?;
-        let (sent, original, fresh) = match grant {
-            Grant::Http1(lane) => {
-                let original = name.dress_http1(&mut request);
-                let fresh = !lane.used;
-                (lane.send(request, &pool).await, original, fresh)
-            }
-            Grant::Http2(mut trunk) => {
-                let original = name.dress_http2(&mut request);
-                let sent = trunk.send(request).await;
-                if sent.as_ref().is_err_and(|error| error.message().is_some()) {
-                    let cause = trunk.gone().unwrap_or(h2::Gone::Closed);
-                    pool.http2_gone(trunk.id, cause.into());
-                }
-                (sent, original, false)
-            }
-        };
-        let mut error = match sent {
-            Ok(response) => return Ok(response.map(HttpBody::new)),
-            Err(error) => error,
-        };
-        let Some(mut back) = error.take_message() else {
-            let error = error.into_error();
-            return Err(match h2::is_unprocessed(&error) {
-                true => Unsent::unprocessed(error),
-                false => Unsent::ambiguous(error),
-            });
-        };
-        original.restore(&mut back);
-        tries += 1;
-        // A new connection that dies before its first request, or one too many that did.
-        if fresh || tries > IDLE_TRIES {
-            return Err(give_back(back, error.into_error()));
-        }
-        request = back;
-    }
-}
-
-fn give_back<B: 'static>(
-    request: Request<RequestBody>,
-    cause: impl Into<BoxError>,
-) -> Unsent<Request<B>> {
-    let (parts, body) = request.into_parts();
-    match body.take_back() {
-        Some(body) => Unsent::returned(Request::from_parts(parts, body), cause),
-        None => Unsent::unprocessed(cause),
+        self.begin(Job::new(request))
     }
 }
 
 // === impl HttpFuture ===
 
-impl<B> Future for HttpFuture<B> {
-    type Output = Called<B>;
+impl<B: 'static> Future for HttpFuture<B> {
+    type Output = Result<Response<HttpBody>, Unsent<Request<B>>>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Called<B>> {
-        self.inner.as_mut().poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.inner.as_mut().poll(cx));
+        Poll::Ready(result.map_err(unsent))
     }
 }
 
 impl<B> fmt::Debug for HttpFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpFuture").finish_non_exhaustive()
+    }
+}
+
+/// The request as it was, if it was not begun; else as what another service of this kind takes up.
+fn unsent<B: 'static>(failed: Failed) -> Unsent<Request<B>> {
+    let (job, cause, here) = match failed {
+        Failed::Back { job, cause, here } => (job, cause, here),
+        Failed::Unprocessed(cause) => return Unsent::unprocessed(cause),
+        Failed::Ambiguous(cause) => return Unsent::ambiguous(cause),
+    };
+    let ambiguous = job.is_ambiguous();
+    match job.into_request() {
+        Ok(request) => Unsent::returned(request, cause),
+        Err(job) => {
+            let resume = move |service: &mut HttpService| service.begin::<B>(job);
+            Unsent::begun::<HttpService, _>(resume, cause, Began { here, ambiguous })
+        }
     }
 }

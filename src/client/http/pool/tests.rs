@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 use super::{super::secure::Secured, *};
 use crate::{
+    BoxError,
     client::{Connected, Http, HttpBody, HttpService},
     node::LinkState,
 };
@@ -189,7 +190,7 @@ async fn t6_the_counts_are_exact_when_requests_are_given_up_and_connections_brea
             loop {
                 {
                     let state = pool.state();
-                    let kept = state.idle.len() + usize::from(state.trunk.is_some());
+                    let kept = state.idle.len() + state.trunks.len();
                     if state.waiting == 0 && state.dialing == 0 && state.open == kept {
                         break assert!(state.line.iter().all(oneshot::Sender::is_closed));
                     }

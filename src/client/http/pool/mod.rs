@@ -3,16 +3,19 @@
 //! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
 //! request returns or a new one: it waits in line, and there is a dial for everyone near its head. A
 //! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
-//! lies idle. HTTP/2 needs one connection and one dial for all.
+//! lies idle. An HTTP/2 connection serves as many as its peer allows streams, and there are more
+//! connections, up to a bound, where that is not enough.
 //!
 //! All reports to the endpoint's [`Link`] are made under the lock, so that they come in the order
 //! of what they tell.
 
+mod http2;
+mod line;
+
 use std::{
     collections::VecDeque,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
 };
 
 use tokio::{
@@ -24,7 +27,7 @@ use super::{
     Settings, dial,
     error::ConnectError,
     h1::Lane,
-    h2::Trunk,
+    h2::{Slot, Trunk},
     head::Name,
     io::Monitor,
     secure::{Offer, Spoken},
@@ -32,8 +35,7 @@ use super::{
 };
 use crate::{
     endpoint::Endpoint,
-    error::BoxError,
-    node::{Clock, Dial, Link, after},
+    node::{Clock, Dial, Link},
 };
 
 /// Dials at once to one endpoint: a burst of requests shall be no flood of connections.
@@ -48,6 +50,8 @@ pub(super) struct Pool {
     this: Weak<Self>,
     /// Every value sent, and the end of the pool itself, end the dials that are on their way.
     cancel: watch::Sender<()>,
+    /// How often a peer complained of PINGs.
+    calmed: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -55,7 +59,8 @@ pub(super) struct Pool {
 struct State {
     /// The one laid down last is used first.
     idle: VecDeque<Lane>,
-    trunk: Option<Trunk>,
+    /// The oldest first.
+    trunks: VecDeque<Trunk>,
     line: VecDeque<oneshot::Sender<Granted>>,
     /// Those in line who still wait. A dial is on its way while there are any.
     waiting: usize,
@@ -74,7 +79,7 @@ struct State {
 /// A connection for one request.
 pub(super) enum Grant {
     Http1(Lane),
-    Http2(Trunk),
+    Http2(Slot),
 }
 
 pub(super) type Granted = Result<Grant, ConnectError>;
@@ -90,7 +95,7 @@ impl Grant {
     pub(super) fn name(&self) -> Arc<Name> {
         Arc::clone(match self {
             Self::Http1(lane) => &lane.name,
-            Self::Http2(trunk) => &trunk.name,
+            Self::Http2(slot) => &slot.trunk.name,
         })
     }
 }
@@ -105,6 +110,7 @@ impl Pool {
             clock: link.clock(),
             offer,
             cancel: watch::Sender::new(()),
+            calmed: AtomicU32::new(0),
             state: Mutex::new(State { spoken: offer.foreseen(), ..State::default() }),
             settings,
             link,
@@ -122,11 +128,8 @@ impl Pool {
         loop {
             let lane = {
                 let mut state = self.state();
-                if let Some(trunk) = &state.trunk {
-                    match trunk.gone() {
-                        None => return Checkout::Now(Grant::Http2(trunk.clone())),
-                        Some(cause) => self.lose_trunk(&mut state, cause.into()),
-                    }
+                if let Some(slot) = self.take_slot(&mut state) {
+                    return Checkout::Now(Grant::Http2(slot));
                 }
                 match if fresh { None } else { state.idle.pop_back() } {
                     Some(lane) => lane,
@@ -140,6 +143,11 @@ impl Pool {
         }
     }
 
+    /// Whether there are connections, though perhaps none is free.
+    pub(super) fn has_connections(&self) -> bool {
+        self.state().open > 0
+    }
+
     fn queue(self: &Arc<Self>, state: &mut State) -> Waiter {
         let (grant, granted) = oneshot::channel();
         state.line.push_back(grant);
@@ -148,12 +156,13 @@ impl Pool {
         Waiter::new(Arc::clone(self), granted)
     }
 
-    /// Starts a dial for each in line, or one for all.
+    /// Starts a dial for each in line, or as few as serve all.
     fn start_dials(self: &Arc<Self>, state: &mut State) {
         let most = match state.spoken {
             Some(Spoken::Http1) => MOST_DIALS,
-            // One connection carries all; and one tells what the peer speaks.
-            Some(Spoken::Http2) | None => 1,
+            Some(Spoken::Http2) => self.most_trunk_dials(state),
+            // The first tells what the peer speaks.
+            None => 1,
         };
         while state.dialing < state.waiting.min(most) && self.start_dial(state) {}
     }
@@ -178,32 +187,35 @@ impl Pool {
         true
     }
 
-    /// A dial came through.
-    pub(super) fn connected(self: &Arc<Self>, grant: Grant, monitor: &Arc<Monitor>) {
+    /// A dial came through, to an HTTP/1.1 connection.
+    pub(super) fn connected_lane(self: &Arc<Self>, lane: Lane, monitor: &Arc<Monitor>) {
         let mut state = self.state();
+        self.came_up(&mut state, Spoken::Http1, monitor);
+        let not_kept = self.give(&mut state, lane);
+        self.start_dials(&mut state);
+        drop(state);
+        drop(not_kept);
+    }
+
+    /// A dial came through, to an HTTP/2 connection.
+    pub(super) fn connected_trunk(self: &Arc<Self>, trunk: Trunk, monitor: &Arc<Monitor>) {
+        let mut state = self.state();
+        self.came_up(&mut state, Spoken::Http2, monitor);
+        state.trunks.push_back(trunk);
+        self.serve_line(&mut state);
+        self.start_dials(&mut state);
+    }
+
+    fn came_up(&self, state: &mut State, spoken: Spoken, monitor: &Arc<Monitor>) {
         state.dialing -= 1;
         state.open += 1;
         state.resting = false;
+        state.spoken = Some(spoken);
         if state.monitors.len() > 2 * state.open + 8 {
             state.monitors.retain(|monitor| monitor.strong_count() > 0);
         }
         state.monitors.push(Arc::downgrade(monitor));
         self.link.up();
-        match grant {
-            Grant::Http1(lane) => {
-                state.spoken = Some(Spoken::Http1);
-                drop(self.give(&mut state, lane));
-                self.start_dials(&mut state);
-            }
-            Grant::Http2(trunk) => {
-                state.spoken = Some(Spoken::Http2);
-                state.waiting = 0;
-                for next in mem::take(&mut state.line) {
-                    let _ = next.send(Ok(Grant::Http2(trunk.clone())));
-                }
-                state.trunk = Some(trunk);
-            }
-        }
     }
 
     /// A dial came to nothing.
@@ -218,125 +230,7 @@ impl Pool {
             state.resting = false;
             self.link.failed(error.clone());
         }
-        // While others dial, the one that this dial was for has had its chance; while connections
-        // are open, one of them may yet be returned, and the connect timeout bounds the wait.
-        let mut fails = match (state.open, state.dialing) {
-            (0, 0) => usize::MAX,
-            (0, _) if state.spoken == Some(Spoken::Http1) => 1,
-            _ => 0,
-        };
-        while fails > 0 && state.waiting > 0 {
-            let Some(next) = state.line.pop_front() else {
-                state.waiting = 0;
-                break;
-            };
-            if next.send(Err(error.clone())).is_ok() {
-                state.waiting -= 1;
-                fails -= 1;
-            }
-        }
-        if state.waiting == 0 {
-            state.line.clear();
-        }
-    }
-
-    /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
-    fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
-        while let Some(next) = state.line.pop_front() {
-            match next.send(Ok(Grant::Http1(lane))) {
-                Ok(()) => {
-                    state.waiting -= 1;
-                    return None;
-                }
-                Err(Ok(Grant::Http1(back))) => lane = back,
-                Err(_) => return None,
-            }
-        }
-        if lane.is_closed() {
-            // Its end was told already, and nobody would ever take it out again.
-            return Some(lane);
-        }
-        lane.parked_at = Some(self.clock.now());
-        state.idle.push_back(lane);
-        (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
-    }
-
-    /// A place in line is given up: what it was given goes to the next.
-    pub(super) fn leave_line(&self, granted: &mut oneshot::Receiver<Granted>) {
-        let mut state = self.state();
-        // Under the lock it is given something, or never.
-        granted.close();
-        let too_many = match granted.try_recv() {
-            Ok(Ok(Grant::Http1(lane))) => self.give(&mut state, lane),
-            Ok(_) => None,
-            Err(_) => {
-                state.waiting = state.waiting.saturating_sub(1);
-                None
-            }
-        };
-        drop(state);
-        drop(too_many);
-    }
-
-    /// A lane is ready for its next request.
-    pub(super) fn park(&self, lane: Lane) {
-        let too_many = self.give(&mut self.state(), lane);
-        drop(too_many);
-    }
-
-    /// Closes a lane that has been idle for too long, or says when it will have been, if it is.
-    pub(super) fn expire(&self, id: u64) -> Option<Instant> {
-        let mut state = self.state();
-        let index = state.idle.iter().position(|lane| lane.id == id)?;
-        let expiry = after(state.idle[index].parked_at?, self.settings.idle_timeout);
-        if self.clock.now() < expiry {
-            return Some(expiry);
-        }
-        let lane = state.idle.remove(index);
-        drop(state);
-        drop(lane);
-        None
-    }
-
-    /// The task of an HTTP/1.1 connection ends.
-    pub(super) fn http1_ended(&self, id: u64, clean: bool) {
-        let mut state = self.state();
-        state.open -= 1;
-        let index = state.idle.iter().position(|lane| lane.id == id);
-        let lane = index.and_then(|index| state.idle.remove(index));
-        if state.open == 0 && !state.closed {
-            match (clean, state.dialing) {
-                (true, 0) => {
-                    state.resting = true;
-                    self.link.resting();
-                }
-                (false, 0) => self.link.lost("the last connection broke"),
-                (true, _) => {}
-                (false, _) => self.link.connecting(),
-            }
-        }
-        drop(state);
-        drop(lane);
-    }
-
-    /// The HTTP/2 connection takes no more requests. Says nothing new if that is known.
-    pub(super) fn http2_gone(&self, id: u64, cause: BoxError) {
-        let mut state = self.state();
-        if state.trunk.as_ref().is_some_and(|trunk| trunk.id == id) {
-            self.lose_trunk(&mut state, cause);
-        }
-    }
-
-    fn lose_trunk(&self, state: &mut State, cause: BoxError) {
-        let served = state.trunk.take().is_some_and(|trunk| trunk.has_served());
-        state.open -= 1;
-        if state.dialing == 0 && !state.closed {
-            if served {
-                self.link.outlived(cause)
-            } else {
-                self.link.lost(cause)
-            };
-        }
+        self.fail_line(state, &error);
     }
 }
 
@@ -354,17 +248,17 @@ impl Dial for Pool {
     }
 
     fn close(&self) {
-        let (idle, trunk, monitors) = {
+        let (idle, trunks, monitors) = {
             let mut state = self.state();
             state.closed = true;
             let monitors = mem::take(&mut state.monitors);
-            (mem::take(&mut state.idle), state.trunk.clone(), monitors)
+            (mem::take(&mut state.idle), state.trunks.clone(), monitors)
         };
         self.cancel.send_replace(());
         for monitor in monitors.iter().filter_map(Weak::upgrade) {
             monitor.cut();
         }
-        drop((idle, trunk));
+        drop((idle, trunks));
     }
 }
 
@@ -376,6 +270,7 @@ impl fmt::Debug for Pool {
             .field("spoken", &state.spoken)
             .field("open", &state.open)
             .field("idle", &state.idle.len())
+            .field("trunks", &state.trunks.len())
             .field("dialing", &state.dialing)
             .field("waiting", &state.waiting)
             .finish()

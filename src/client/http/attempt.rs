@@ -1,0 +1,241 @@
+//! A request on its way: from connection to connection, as long as it is provably not processed.
+
+use std::{mem, sync::Arc};
+
+use http::{Request, Response, request::Parts, uri::Scheme};
+use tokio::runtime::Handle;
+
+use super::{
+    body::HttpBody,
+    error::ConnectError,
+    h1::Lane,
+    h2,
+    head::{Name, check_scheme},
+    pool::{Checkout, Grant, Granted, Pool},
+    request_body::{Lent, RequestBody},
+    waiter::Waiter,
+};
+use crate::{error::BoxError, node::after};
+
+/// A request as the caller gave it, and what became of it so far.
+pub(super) struct Job {
+    head: Parts,
+    body: RequestBody,
+    /// A peer has refused its stream. Another time it is the caller's turn to decide.
+    refused: bool,
+    /// It was sent on a connection that died, and is sent again for being idempotent.
+    ambiguous: bool,
+}
+
+/// Why a request got no response.
+pub(super) enum Failed {
+    /// Here it is: another endpoint may have it, or, where `here` says so, this one once more.
+    Back {
+        job: Box<Job>,
+        cause: BoxError,
+        here: bool,
+    },
+    /// Not processed, and it cannot be sent again.
+    Unprocessed(BoxError),
+    Ambiguous(BoxError),
+}
+
+/// What to do next.
+enum Next {
+    /// Another connection. A `fresh` one has carried nothing yet.
+    Again {
+        fresh: bool,
+    },
+    /// Back to whoever called; see [`Failed::Back`].
+    Back {
+        cause: BoxError,
+        here: bool,
+    },
+    Fail(Failed),
+}
+
+/// How many connections may turn out closed before the request asks for a new one, and how many may
+/// go away with it before it is another endpoint's turn.
+const TRIES: usize = 3;
+
+/// Sends a request on connections of `pool`, until there is a response or no hope.
+pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<HttpBody>, Failed> {
+    // What no connection will carry is refused without a dial.
+    let carries = if pool.settings.secure.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    check_scheme(&job.head.uri, &carries).map_err(|error| Failed::Unprocessed(error.into()))?;
+    let (mut tries, mut fresh) = (0, false);
+    loop {
+        let granted = match pool.checkout(fresh || tries >= TRIES) {
+            Checkout::Now(grant) => Ok(grant),
+            Checkout::Later(waiter) => in_time(&pool, waiter).await,
+        };
+        let grant = match granted {
+            // Returned by another request, it may have been closed meanwhile.
+            Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
+            Ok(grant) => grant,
+            Err(error) => {
+                return Err(Failed::Back { job, cause: error.into(), here: false });
+            }
+        };
+        let name = grant.name();
+        let fits = check_scheme(&job.head.uri, name.scheme());
+        fits.map_err(|error| Failed::Unprocessed(error.into()))?;
+        tries += 1;
+        let next = match grant {
+            Grant::Http1(lane) => match http1(lane, &name, &mut job, &pool, tries).await {
+                Ok(response) => return Ok(response),
+                Err(next) => next,
+            },
+            Grant::Http2(slot) => match http2(slot, &name, &mut job, &pool, tries).await {
+                Ok(response) => return Ok(response),
+                Err(next) => next,
+            },
+        };
+        match next {
+            Next::Again { fresh: anew } => fresh = anew,
+            Next::Back { cause, here } => return Err(Failed::Back { job, cause, here }),
+            Next::Fail(failed) => return Err(failed),
+        }
+    }
+}
+
+/// A connection that is returned or made within the connect timeout.
+async fn in_time(pool: &Pool, waiter: Waiter) -> Granted {
+    let timeout = pool.settings.connect_timeout;
+    let deadline = after(pool.clock.now(), timeout);
+    tokio::select! {
+        biased;
+        granted = waiter => granted,
+        () = pool.link.sleep_until(deadline) => {
+            let endpoint = pool.link.endpoint();
+            Err(match pool.has_connections() {
+                true => ConnectError::busy(endpoint.addr(), timeout),
+                false => ConnectError::timed_out(endpoint.addr(), timeout),
+            })
+        }
+    }
+}
+
+/// One try on an HTTP/1.1 connection.
+async fn http1(
+    lane: Lane,
+    name: &Name,
+    job: &mut Job,
+    pool: &Pool,
+    tries: usize,
+) -> Result<Response<HttpBody>, Next> {
+    let (used, monitor) = (lane.used, lane.monitor());
+    let mut head = job.head.clone();
+    name.dress_http1(&mut head);
+    let lent = Lent::new(mem::replace(&mut job.body, RequestBody::gone()));
+    let mut error = match lane.send(Request::from_parts(head, lent.clone()), pool).await {
+        Ok(response) => {
+            lent.forget();
+            return Ok(response.map(HttpBody::http1));
+        }
+        Err(error) => error,
+    };
+    job.body = lent.reclaim();
+    let returned = error.take_message().is_some();
+    let error = error.into_error();
+    if returned {
+        // A new connection that dies before its first request, or one too many that did.
+        return Err(match used && tries <= TRIES {
+            true => job.again(false, error),
+            false => job.hand_back(false, error),
+        });
+    }
+    // The peer closed it between two requests, as servers do, or died with this one: nobody knows. An
+    // idempotent request may be sent again, once (RFC 9110 section 9.2.2).
+    let quiet = used && !monitor.has_heard() && !monitor.is_cut() && !error.is_user();
+    let repeatable = quiet && job.head.method.is_idempotent();
+    if !mem::replace(&mut job.ambiguous, true) && repeatable {
+        return Err(job.again(true, error));
+    }
+    Err(Next::Fail(Failed::Ambiguous(error.into())))
+}
+
+/// One try on a stream of an HTTP/2 connection.
+async fn http2(
+    slot: h2::Slot,
+    name: &Name,
+    job: &mut Job,
+    pool: &Pool,
+    tries: usize,
+) -> Result<Response<HttpBody>, Next> {
+    let Some(runtime) = pool.link.runtime().or_else(|| Handle::try_current().ok()) else {
+        return Err(job.hand_back(false, "a tokio runtime is needed to send"));
+    };
+    let mut head = job.head.clone();
+    name.dress_http2(&mut head);
+    let failed = match h2::exchange(slot, head, &mut job.body, &runtime).await {
+        Ok(response) => return Ok(response),
+        Err(failed) => failed,
+    };
+    Err(match failed {
+        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) if tries <= TRIES => {
+            job.again(false, cause)
+        }
+        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) => job.hand_back(false, cause),
+        h2::Failed::Refused(cause) if !mem::replace(&mut job.refused, true) => {
+            job.hand_back(true, cause)
+        }
+        h2::Failed::Refused(cause) | h2::Failed::Unfit(cause) => Next::Fail(job.unprocessed(cause)),
+        h2::Failed::Ambiguous(cause) => Next::Fail(Failed::Ambiguous(cause)),
+    })
+}
+
+// === impl Job ===
+
+impl Job {
+    pub(super) fn new<B>(request: Request<B>) -> Box<Self>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let body = RequestBody::new(body);
+        Box::new(Self { head, body, refused: false, ambiguous: false })
+    }
+
+    /// Whether a peer may have processed it.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
+    }
+
+    /// The request as it was given, unless it has a past.
+    pub(super) fn into_request<B: 'static>(self: Box<Self>) -> Result<Request<B>, Box<Self>> {
+        if self.refused || self.ambiguous {
+            return Err(self);
+        }
+        let Self { head, body, refused, ambiguous } = *self;
+        match body.take_back() {
+            Ok(body) => Ok(Request::from_parts(head, body)),
+            Err(body) => Err(Box::new(Self { head, body: *body, refused, ambiguous })),
+        }
+    }
+
+    fn unprocessed(&self, cause: BoxError) -> Failed {
+        match self.ambiguous {
+            true => Failed::Ambiguous(cause),
+            false => Failed::Unprocessed(cause),
+        }
+    }
+
+    /// Another connection, if all that was sent of the body is still here.
+    fn again(&mut self, fresh: bool, cause: impl Into<BoxError>) -> Next {
+        match self.body.rewind() {
+            true => Next::Again { fresh },
+            false => Next::Fail(self.unprocessed(cause.into())),
+        }
+    }
+
+    /// Back to whoever called, likewise.
+    fn hand_back(&mut self, here: bool, cause: impl Into<BoxError>) -> Next {
+        match self.body.rewind() {
+            true => Next::Back { cause: cause.into(), here },
+            false => Next::Fail(self.unprocessed(cause.into())),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The body of a request, as fast as the peer's windows allow.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body;
+
+use super::super::request_body::RequestBody;
+use crate::error::BoxError;
+
+/// Sends a body on a stream. What has been taken from the body and not been sent is here.
+pub(super) struct Pump {
+    stream: SendStream<Bytes>,
+    waiting: Bytes,
+    over: bool,
+}
+
+impl Pump {
+    pub(super) fn new(stream: SendStream<Bytes>, over: bool) -> Self {
+        Self { stream, waiting: Bytes::new(), over }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Sends what can be sent; ready when there is nothing left to do. An error is the body's own: if
+    /// the stream ends before it, the response says why.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut RequestBody,
+    ) -> Poll<Result<(), BoxError>> {
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = self.poll_send(cx, body);
+        if polled.is_pending() && self.stream.poll_reset(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.over = true;
+        self.waiting = Bytes::new();
+        if let Poll::Ready(Err(Broken::Body(error))) = polled {
+            self.stream.send_reset(Reason::INTERNAL_ERROR);
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut RequestBody,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            while !self.waiting.is_empty() {
+                self.stream.reserve_capacity(self.waiting.len());
+                let room = match self.stream.capacity() {
+                    0 => match ready!(self.stream.poll_capacity(cx)) {
+                        Some(room) => room?,
+                        None => return Poll::Ready(Err(Broken::Stream)),
+                    },
+                    room => room,
+                };
+                let part = self.waiting.split_to(room.min(self.waiting.len()));
+                if part.is_empty() {
+                    continue;
+                }
+                let last = self.waiting.is_empty() && body.is_end_stream();
+                self.stream.send_data(part, last)?;
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => {
+                    self.stream.send_data(Bytes::new(), true)?;
+                    return Poll::Ready(Ok(()));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(Broken::Body(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        if data.is_empty() && body.is_end_stream() {
+                            self.stream.send_data(data, true)?;
+                            return Poll::Ready(Ok(()));
+                        }
+                        self.waiting = data;
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.stream.send_trailers(trailers)?;
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Why a body did not get through.
+enum Broken {
+    Body(BoxError),
+    /// The response's future has the cause.
+    Stream,
+}
+
+impl From<h2::Error> for Broken {
+    fn from(_: h2::Error) -> Self {
+        Self::Stream
+    }
+}

@@ -1,0 +1,123 @@
+//! The line of requests that wait for a connection, and the lanes that serve it.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{
+    super::{error::ConnectError, h1::Lane, secure::Spoken},
+    Grant, Granted, Pool, State,
+};
+use crate::node::after;
+
+impl Pool {
+    /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
+    pub(super) fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
+        let now = self.clock.now();
+        if lane.is_old(now) {
+            return Some(lane);
+        }
+        while let Some(next) = state.line.pop_front() {
+            match next.send(Ok(Grant::Http1(lane))) {
+                Ok(()) => {
+                    state.waiting = state.waiting.saturating_sub(1);
+                    return None;
+                }
+                Err(Ok(Grant::Http1(back))) => lane = back,
+                Err(_) => return None,
+            }
+        }
+        if lane.is_closed() {
+            // Its end was told already, and nobody would ever take it out again.
+            return Some(lane);
+        }
+        lane.parked_at = Some(now);
+        state.idle.push_back(lane);
+        (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
+    }
+
+    /// A place in line is given up: what it was given goes to the next.
+    pub(in super::super) fn leave_line(&self, granted: &mut oneshot::Receiver<Granted>) {
+        let mut state = self.state();
+        // Under the lock it is given something, or never.
+        granted.close();
+        let (lane, unused) = match granted.try_recv() {
+            Ok(Ok(Grant::Http1(lane))) => (self.give(&mut state, lane), None),
+            Ok(unused) => (None, Some(unused)),
+            Err(_) => {
+                state.waiting = state.waiting.saturating_sub(1);
+                (None, None)
+            }
+        };
+        // A stream that is let go of takes the lock itself.
+        drop(state);
+        drop((lane, unused));
+    }
+
+    /// A lane is ready for its next request.
+    pub(in super::super) fn park(&self, lane: Lane) {
+        let not_kept = self.give(&mut self.state(), lane);
+        drop(not_kept);
+    }
+
+    /// Closes a lane that has been idle for too long, or says when it will have been, if it is.
+    pub(in super::super) fn expire(&self, id: u64) -> Option<Instant> {
+        let mut state = self.state();
+        let index = state.idle.iter().position(|lane| lane.id == id)?;
+        let lane = &state.idle[index];
+        let idle = after(lane.parked_at?, self.settings.idle_timeout);
+        let expiry = lane.until.map_or(idle, |until| until.min(idle));
+        if self.clock.now() < expiry {
+            return Some(expiry);
+        }
+        let lane = state.idle.remove(index);
+        drop(state);
+        drop(lane);
+        None
+    }
+
+    /// The task of an HTTP/1.1 connection ends.
+    pub(in super::super) fn http1_ended(&self, id: u64, clean: bool) {
+        let mut state = self.state();
+        state.open -= 1;
+        let index = state.idle.iter().position(|lane| lane.id == id);
+        let lane = index.and_then(|index| state.idle.remove(index));
+        if state.open == 0 && !state.closed {
+            match (clean, state.dialing) {
+                (true, 0) => {
+                    state.resting = true;
+                    self.link.resting();
+                }
+                (false, 0) => self.link.lost("the last connection broke"),
+                (true, _) => {}
+                (false, _) => self.link.connecting(),
+            }
+        }
+        drop(state);
+        drop(lane);
+    }
+
+    /// Tells those in line for whom a dial that failed was the last hope.
+    pub(super) fn fail_line(&self, state: &mut State, error: &ConnectError) {
+        // While others dial, the one that this dial was for has had its chance; while connections
+        // are open, one of them may yet be returned, and the connect timeout bounds the wait.
+        let mut fails = match (state.open, state.dialing) {
+            (0, 0) => usize::MAX,
+            (0, _) if state.spoken == Some(Spoken::Http1) => 1,
+            _ => 0,
+        };
+        while fails > 0 && state.waiting > 0 {
+            let Some(next) = state.line.pop_front() else {
+                state.waiting = 0;
+                break;
+            };
+            if next.send(Err(error.clone())).is_ok() {
+                state.waiting -= 1;
+                fails -= 1;
+            }
+        }
+        if state.waiting == 0 {
+            state.line.clear();
+        }
+    }
+}
