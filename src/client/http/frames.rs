@@ -5,6 +5,8 @@ pub(super) struct Frames {
     head: [u8; HEAD],
     have: usize,
     kind: u8,
+    flags: u8,
+    stream: u32,
     /// Bytes of the payload that are still to come.
     payload: usize,
     /// The payload of a GOAWAY, as far as it is fixed.
@@ -45,9 +47,11 @@ const HEAD: usize = 9;
 const LAST_WORDS: usize = 8;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
 
 impl Frames {
     pub(super) fn new() -> Self {
@@ -55,6 +59,8 @@ impl Frames {
             head: [0; HEAD],
             have: 0,
             kind: SETTINGS,
+            flags: 0,
+            stream: 0,
             payload: 0,
             last_words: [0; LAST_WORDS],
             heard: 0,
@@ -62,14 +68,15 @@ impl Frames {
         }
     }
 
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> Seen {
+    /// Reads on, and says of each stream that the peer ended.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u32)) -> Seen {
         let mut seen = Seen::default();
         while !bytes.is_empty() {
             let (payload, rest) = bytes.split_at(self.payload.min(bytes.len()));
             if !payload.is_empty() {
                 self.payload -= payload.len();
                 self.listen(payload);
-                self.note(&mut seen);
+                self.note(&mut seen, &mut ended);
             }
             let (head, rest) = rest.split_at((HEAD - self.have).min(rest.len()));
             self.head[self.have..self.have + head.len()].copy_from_slice(head);
@@ -77,7 +84,7 @@ impl Frames {
             bytes = rest;
             if self.have == HEAD {
                 self.begin();
-                self.note(&mut seen);
+                self.note(&mut seen, &mut ended);
             }
         }
         seen
@@ -85,7 +92,9 @@ impl Frames {
 
     /// A head is complete.
     fn begin(&mut self) {
-        let [a, b, c, kind, ..] = self.head;
+        let [a, b, c, kind, flags, d, e, f, g] = self.head;
+        self.flags = flags;
+        self.stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
         self.have = 0;
         self.heard = 0;
         self.kind = kind;
@@ -105,9 +114,16 @@ impl Frames {
     }
 
     /// What the frame that passes says so far.
-    fn note(&mut self, seen: &mut Seen) {
+    fn note(&mut self, seen: &mut Seen, ended: &mut impl FnMut(u32)) {
         seen.life |= self.kind != PING;
         seen.data |= matches!(self.kind, DATA | HEADERS);
+        let ends = match self.kind {
+            DATA | HEADERS => self.flags & END_STREAM != 0,
+            kind => kind == RST_STREAM,
+        };
+        if ends && self.payload == 0 {
+            ended(self.stream);
+        }
         if self.preface == Preface::Passing && self.payload == 0 {
             self.preface = Preface::Over;
             seen.preface = true;
@@ -143,7 +159,7 @@ mod tests {
         let bytes = [&*settings, &ping, &rest, &goaway].concat();
         for chunk in 1..bytes.len() {
             let mut frames = Frames::new();
-            let seen: Vec<_> = bytes.chunks(chunk).map(|part| frames.pass(part)).collect();
+            let seen: Vec<_> = bytes.chunks(chunk).map(|part| frames.pass(part, |_| ())).collect();
             let first = |what: fn(&Seen) -> bool| seen.iter().position(what).unwrap();
             assert_eq!(first(|seen| seen.preface), (settings.len() - 1) / chunk, "of {chunk}");
             assert_eq!(seen.iter().filter(|seen| seen.preface).count(), 1, "of {chunk}");
@@ -157,17 +173,44 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_stream_is_seen() {
+        let of = |kind, flags, stream: u8, payload: &[u8]| {
+            let mut frame = frame(kind, payload);
+            (frame[4], frame[8]) = (flags, stream);
+            frame
+        };
+        let bytes = [
+            frame(SETTINGS, &[]),
+            of(HEADERS, 4 | END_STREAM, 1, b"head"),
+            of(HEADERS, 4, 3, b"head"),
+            of(DATA, 0, 3, b"data"),
+            of(DATA, END_STREAM, 3, b""),
+            of(RST_STREAM, 0, 5, &[0; 4]),
+            // An acknowledgement, of the same bit.
+            of(PING, 1, 0, &[0; 8]),
+        ]
+        .concat();
+        for chunk in 1..bytes.len() {
+            let (mut frames, mut ended) = (Frames::new(), Vec::new());
+            bytes.chunks(chunk).for_each(|part| {
+                frames.pass(part, |stream| ended.push(stream));
+            });
+            assert_eq!(ended, [1, 3, 5], "of {chunk}");
+        }
+    }
+
+    #[test]
     fn a_ping_is_no_sign_of_work() {
         let mut frames = Frames::new();
-        frames.pass(&frame(SETTINGS, &[]));
-        assert_eq!(frames.pass(&frame(PING, &[0; 8])), Seen::default());
-        let window_update = frames.pass(&frame(8, &[0, 0, 0, 1]));
+        frames.pass(&frame(SETTINGS, &[]), |_| ());
+        assert_eq!(frames.pass(&frame(PING, &[0; 8]), |_| ()), Seen::default());
+        let window_update = frames.pass(&frame(8, &[0, 0, 0, 1]), |_| ());
         assert_eq!(window_update, Seen { life: true, ..Seen::default() });
     }
 
     #[test]
     fn a_peer_that_speaks_something_else_is_not_heard() {
-        let seen = Frames::new().pass(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let seen = Frames::new().pass(b"HTTP/1.1 400 Bad Request\r\n\r\n", |_| ());
         assert!(!seen.preface && seen.goaway.is_none(), "{seen:?}");
     }
 }

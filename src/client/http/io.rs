@@ -8,7 +8,7 @@ use std::{
     io, mem,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -48,6 +48,12 @@ pub(super) struct Monitor {
     data: AtomicU32,
     /// The last GOAWAY: its last stream, and its code in the upper half.
     goaway: AtomicU64,
+    ends: OnceLock<Weak<dyn StreamEnds>>,
+}
+
+/// Hears of the streams that an HTTP/2 peer has ended, from the task of the connection.
+pub(super) trait StreamEnds: Send + Sync {
+    fn peer_ended(&self, stream: u32);
 }
 
 #[derive(Default)]
@@ -74,6 +80,7 @@ impl Monitor {
             life: AtomicU64::new(0),
             data: AtomicU32::new(0),
             goaway: AtomicU64::new(0),
+            ends: OnceLock::new(),
         }
     }
 
@@ -136,6 +143,17 @@ impl Monitor {
     /// Whether an HTTP/1.1 peer has sent a byte since.
     pub(super) fn has_heard(&self) -> bool {
         self.has(HEARD)
+    }
+
+    /// Whom to tell that the peer ended a stream. The first to ask stands.
+    pub(super) fn tell_ends(&self, to: Weak<dyn StreamEnds>) {
+        let _ = self.ends.set(to);
+    }
+
+    fn see_end(&self, stream: u32) {
+        if let Some(ends) = self.ends.get().and_then(Weak::upgrade) {
+            ends.peer_ended(stream);
+        }
     }
 
     fn see(&self, seen: &Seen) {
@@ -253,7 +271,10 @@ impl AsyncRead for Wire {
         let bytes = &buf.filled()[before..];
         if let (Poll::Ready(Ok(())), false) = (&polled, bytes.is_empty()) {
             match &mut this.frames {
-                Some(frames) => this.monitor.see(&frames.pass(bytes)),
+                Some(frames) => {
+                    let seen = frames.pass(bytes, |stream| this.monitor.see_end(stream));
+                    this.monitor.see(&seen);
+                }
                 None => this.monitor.note(HEARD),
             }
         }

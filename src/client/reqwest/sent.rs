@@ -77,7 +77,7 @@ impl<S> Sent<S> {
 
 impl<S, B, K, C, Body> Service<Request<B>> for Sent<Balance<S, K, C>>
 where
-    S: Service<Request<B>> + Clone,
+    S: Service<Request<B>> + Clone + 'static,
     S::Error: Into<BoxError> + 'static,
     B: 'static,
     K: RequestKey<Request<B>>,
@@ -108,7 +108,7 @@ impl<S: fmt::Debug> fmt::Debug for Sent<S> {
 
 impl<S, B, K, C, Body> Future for SentFuture<S, B, K, C>
 where
-    S: Service<Request<B>> + Clone,
+    S: Service<Request<B>> + Clone + 'static,
     S::Error: Into<BoxError> + 'static,
     B: 'static,
     C: Complete<S::Response, Response = Response<Body>>,

@@ -103,10 +103,16 @@ impl Driver {
     pub(in super::super) async fn run(self, pool: Weak<Pool>, lifetime: Lifetime) {
         let Self { mut connection, watch, state, clock, id } = self;
         let monitor = &state.monitor;
-        let gone = |why: Gone, cause: BoxError| {
-            if let Some(pool) = pool.upgrade() {
-                pool.trunk_gone(id, why, cause);
+        let mut complained = false;
+        let mut gone = |why: Gone, cause: BoxError| {
+            let Some(pool) = pool.upgrade() else { return };
+            // With nothing running, a connection ends as soon as it has read its GOAWAY.
+            let calm = u32::from(Reason::ENHANCE_YOUR_CALM);
+            if !complained && monitor.goaway().is_some_and(|goaway| goaway.code == calm) {
+                complained = true;
+                pool.calm_down();
             }
+            pool.trunk_gone(id, why, cause);
         };
         let timeout = watch.timeout();
         let mut silent = pin!(watch.until_silent());
@@ -124,12 +130,6 @@ impl Driver {
                 ended = &mut connection => break ended,
                 () = monitor.going_away(), if !leaving => {
                     leaving = true;
-                    let calm = u32::from(Reason::ENHANCE_YOUR_CALM);
-                    if monitor.goaway().is_some_and(|goaway| goaway.code == calm) {
-                        if let Some(pool) = pool.upgrade() {
-                            pool.calm_down();
-                        }
-                    }
                     gone(Gone::GoAway, Gone::GoAway.into());
                 }
                 () = &mut silent, if watched => {

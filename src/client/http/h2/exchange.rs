@@ -50,10 +50,20 @@ pub(in super::super) async fn exchange(
     let (mut response, mut pump) = send(&mut slot.trunk.sender.clone(), head, body)
         .map_err(|error| unsendable(&slot, error))?;
     let stream = response.stream_id().as_u32();
+    slot.opened(stream);
+    if pump.is_over() {
+        slot.sent();
+    }
     let answered = poll_fn(|cx| {
         // A body that cannot be sent makes the request fail whatever the peer says.
-        if let Poll::Ready(Err(error)) = pump.poll(cx, body) {
-            return Poll::Ready(Err(Failed::Ambiguous(BodyError(error).into())));
+        if !pump.is_over() {
+            match pump.poll(cx, body) {
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Failed::Ambiguous(BodyError(error).into())));
+                }
+                Poll::Ready(Ok(())) => slot.sent(),
+                Poll::Pending => {}
+            }
         }
         Pin::new(&mut response).poll(cx).map_err(|error| failed(&slot, stream, error))
     });
@@ -65,7 +75,7 @@ pub(in super::super) async fn exchange(
         let (mut body, slot) = (std::mem::replace(body, RequestBody::gone()), Arc::clone(&slot));
         let task = runtime.spawn(async move {
             let _ = poll_fn(|cx| pump.poll(cx, &mut body)).await;
-            drop(slot);
+            slot.sent();
         });
         task.abort_handle()
     });

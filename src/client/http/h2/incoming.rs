@@ -11,17 +11,17 @@ use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
-use super::trunk::{Slot, State};
+use super::trunk::Slot;
 use crate::error::BoxError;
 
 /// A body that arrives, and what lives as long as its stream does.
-pub(in super::super) struct Incoming {
+pub(in super::super) struct Incoming(Option<Arriving>);
+
+struct Arriving {
     stream: RecvStream,
     /// Bytes that its head announced and that have not come.
     announced: Option<u64>,
-    over: bool,
-    slot: Option<Arc<Slot>>,
-    state: Arc<State>,
+    slot: Arc<Slot>,
     /// The rest of the request's body, which goes with the response unless that has ended.
     pump: Option<AbortHandle>,
 }
@@ -33,19 +33,12 @@ impl Incoming {
         slot: Arc<Slot>,
         pump: Option<AbortHandle>,
     ) -> Self {
-        let over = stream.is_end_stream();
-        let state = Arc::clone(&slot.trunk.state);
-        let slot = Some(slot).filter(|_| !over);
-        let pump = pump.filter(|_| !over);
-        Self { stream, announced, over, slot, state, pump }
+        let more = !stream.is_end_stream();
+        Self(more.then_some(Arriving { stream, announced, slot, pump }))
     }
+}
 
-    fn end(&mut self) {
-        self.over = true;
-        self.pump = None;
-        self.slot = None;
-    }
-
+impl Arriving {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         match ready!(self.stream.poll_data(cx)) {
             Some(Ok(data)) => {
@@ -63,6 +56,17 @@ impl Incoming {
             }
         }
     }
+
+    /// What an error of the stream is to the reader of the body.
+    fn fail(&self, error: h2::Error) -> Option<BoxError> {
+        // A peer that has answered in full may so tell that it wants no more of the request (RFC 9113
+        // section 8.1).
+        if error.reason() == Some(Reason::NO_ERROR) && self.announced.unwrap_or(0) == 0 {
+            return None;
+        }
+        let gone = self.slot.trunk.state.end.get().filter(|_| error.is_io());
+        Some(gone.map_or_else(|| error.into(), |&gone| gone.into()))
+    }
 }
 
 impl Body for Incoming {
@@ -70,51 +74,38 @@ impl Body for Incoming {
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        if this.over {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(this.poll(cx));
-        let frame = match frame {
+        let Some(arriving) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = match ready!(arriving.poll(cx)) {
             Some(Ok(frame)) => {
-                if frame.is_trailers() || this.stream.is_end_stream() {
-                    this.end();
+                if frame.is_trailers() || arriving.stream.is_end_stream() {
+                    self.0 = None;
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
-            // A peer that has answered in full may so tell that it wants no more of the request
-            // (RFC 9113 section 8.1).
-            Some(Err(error))
-                if error.reason() == Some(Reason::NO_ERROR) && this.announced.unwrap_or(0) == 0 =>
-            {
-                None
-            }
-            Some(Err(error)) => {
-                let cause = this.state.end.get().filter(|_| error.is_io());
-                Some(Err(cause.map_or_else(|| error.into(), |&gone| gone.into())))
-            }
+            Some(Err(error)) => arriving.fail(error).map(Err),
             None => None,
         };
-        // Also after an error: what else there is to say is not worth a poll.
-        if let Some(pump) = this.pump.take().filter(|_| frame.is_some()) {
+        if let Some(pump) = arriving.pump.take().filter(|_| frame.is_some()) {
             pump.abort();
         }
-        this.end();
+        // The stream is let go of, for the next request and for the end of its connection.
+        self.0 = None;
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.stream.is_end_stream()
+        self.0.as_ref().is_none_or(|arriving| arriving.stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.announced {
-            _ if self.is_end_stream() => SizeHint::with_exact(0),
-            Some(announced) => SizeHint::with_exact(announced),
-            None => SizeHint::default(),
+        match &self.0 {
+            Some(arriving) if !arriving.stream.is_end_stream() => {
+                arriving.announced.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            _ => SizeHint::with_exact(0),
         }
     }
 }
@@ -122,7 +113,7 @@ impl Body for Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         // Nobody wants the response, so the stream is reset: the last handle on it is the pump's.
-        if let Some(pump) = &self.pump {
+        if let Some(Arriving { pump: Some(pump), .. }) = &self.0 {
             pump.abort();
         }
     }

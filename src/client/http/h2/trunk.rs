@@ -1,9 +1,10 @@
 //! A connection as the pool sees it, and the right to one of its streams.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +13,11 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::sync::Notify;
 
-use super::super::{head::Name, io::Monitor, pool::Pool};
+use super::super::{
+    head::Name,
+    io::{Monitor, StreamEnds},
+    pool::Pool,
+};
 use crate::node::after;
 
 /// An HTTP/2 connection. While a clone lives, it is kept open.
@@ -40,14 +45,28 @@ pub(super) struct State {
     pub(super) busy: Notify,
     /// Why the connection ended, where its driver knows better than the stream.
     pub(super) end: OnceLock<Gone>,
+    streams: Mutex<HashMap<u32, Weak<Claim>>>,
 }
 
-/// The right to one stream of a connection, until it is dropped.
+/// The right to one stream of a connection, until it is dropped, or the stream is over before.
 pub(in super::super) struct Slot {
     pub(in super::super) trunk: Trunk,
-    pool: Weak<Pool>,
-    given_back: bool,
+    claim: Arc<Claim>,
 }
+
+/// What is over of a stream. Both sides of it, and it counts no more, whether or not the response is
+/// read: else callers who wait for all their responses before they read the first would wait for
+/// themselves.
+struct Claim {
+    state: Arc<State>,
+    pool: Weak<Pool>,
+    over: AtomicU8,
+    stream: AtomicU32,
+}
+
+const SENT: u8 = 1;
+const RECEIVED: u8 = 2;
+const RELEASED: u8 = 4;
 
 /// Why a connection takes no more requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,8 +107,12 @@ impl Trunk {
             began,
             busy: Notify::new(),
             end: OnceLock::new(),
+            streams: Mutex::default(),
         };
-        Self { id, name, sender, state: Arc::new(state) }
+        let state = Arc::new(state);
+        let ends: Weak<dyn StreamEnds> = Arc::downgrade(&state) as Weak<dyn StreamEnds>;
+        state.monitor.tell_ends(ends);
+        Self { id, name, sender, state }
     }
 
     /// Why no request may be sent, if none may.
@@ -118,7 +141,13 @@ impl Trunk {
             return None;
         }
         self.state.begin(now);
-        Some(Slot { trunk: self.clone(), pool: Weak::clone(pool), given_back: false })
+        let claim = Claim {
+            state: Arc::clone(&self.state),
+            pool: Weak::clone(pool),
+            over: AtomicU8::new(0),
+            stream: AtomicU32::new(0),
+        };
+        Some(Slot { trunk: self.clone(), claim: Arc::new(claim) })
     }
 
     pub(in super::super) fn has_served(&self) -> bool {
@@ -154,26 +183,71 @@ impl State {
     pub(super) fn busy_since(&self) -> Instant {
         after(self.began, Duration::from_nanos(self.busy_since.load(Ordering::Acquire)))
     }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<u32, Weak<Claim>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StreamEnds for State {
+    fn peer_ended(&self, stream: u32) {
+        let claim = self.streams().get(&stream).and_then(Weak::upgrade);
+        if let Some(claim) = claim {
+            claim.end(RECEIVED);
+        }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    fn end(&self, side: u8) {
+        let before = self.over.fetch_or(side, Ordering::AcqRel);
+        if (before | side) & (SENT | RECEIVED) == SENT | RECEIVED {
+            self.release();
+        }
+    }
+
+    fn release(&self) {
+        if self.over.fetch_or(RELEASED, Ordering::AcqRel) & RELEASED != 0 {
+            return;
+        }
+        self.state.finish();
+        if let Some(pool) = self.pool.upgrade() {
+            pool.stream_ended();
+        }
+    }
 }
 
 // === impl Slot ===
 
 impl Slot {
+    /// The slot's stream, so that its end is heard of. One that has ended by now is over when it has
+    /// been read.
+    pub(super) fn opened(&self, stream: u32) {
+        self.claim.stream.store(stream, Ordering::Release);
+        self.trunk.state.streams().insert(stream, Arc::downgrade(&self.claim));
+    }
+
+    /// All of the request is sent.
+    pub(super) fn sent(&self) {
+        self.claim.end(SENT);
+    }
+
     /// Gives the stream back unused, under the pool's lock: nobody is told.
-    pub(in super::super) fn give_back(mut self) {
-        self.given_back = true;
-        self.trunk.state.finish();
+    pub(in super::super) fn give_back(self) {
+        if self.claim.over.fetch_or(RELEASED, Ordering::AcqRel) & RELEASED == 0 {
+            self.trunk.state.finish();
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.given_back {
-            return;
+        match self.claim.stream.load(Ordering::Acquire) {
+            0 => {}
+            stream => drop(self.trunk.state.streams().remove(&stream)),
         }
-        self.trunk.state.finish();
-        if let Some(pool) = self.pool.upgrade() {
-            pool.stream_ended();
-        }
+        self.claim.release();
     }
 }

@@ -83,9 +83,8 @@ impl Pool {
         let mut state = self.state();
         let index = state.trunks.iter().position(|trunk| trunk.id == id);
         let idle = |index: &usize| state.trunks[*index].open_streams() == 0;
-        let Some(index) = index.filter(idle).filter(|_| state.trunks.len() > 1) else {
-            return false;
-        };
+        // The oldest stays: it is the one that is used first.
+        let Some(index) = index.filter(|&index| index > 0).filter(idle) else { return false };
         self.lose_trunk(&mut state, index, Gone::Idle, Gone::Idle.into());
         true
     }

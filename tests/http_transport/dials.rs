@@ -1,0 +1,138 @@
+//! Dials that fail, hang, or outlive who asked for them.
+
+use crate::support::*;
+
+#[tokio::test]
+async fn r1_a_refused_request_comes_back_and_the_link_says_failed() {
+    guarded(async {
+        let (listener, address) = listen().await;
+        drop(listener);
+        for http in [Http::default(), http2()] {
+            let (mut service, link) = make(&http, &endpoint(address));
+            let request = Request::post("http://users/a?b").body("body".to_owned()).unwrap();
+            let unsent = service.call(request).await.unwrap_err();
+            assert!(matches!(link.state(), LinkState::Failed { .. }));
+            assert!(unsent.is_unprocessed());
+            let (request, cause) = unsent.into_parts();
+            let request = request.expect("it was never sent");
+            assert_eq!(request.uri(), "http://users/a?b");
+            assert!(request.headers().is_empty());
+            assert_eq!(request.body(), "body");
+            let cause = cause.downcast_ref::<ConnectError>().unwrap();
+            let io = std::error::Error::source(cause).unwrap().downcast_ref::<std::io::Error>();
+            assert_eq!(io.unwrap().kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_a_dial_that_hangs_ends_at_the_connect_timeout() {
+    let clock = Clock::default();
+    for answers in [false, true] {
+        // HTTP/1.1 whose SYN is swallowed; HTTP/2 that is accepted and then never hears a word.
+        let (connect, mut dials) = Dials::new();
+        let http = if answers { http2() } else { Http::default() };
+        let (service, link) = make(&http.connector(connect), &some_endpoint());
+        let start = clock.now();
+        let calls = [call(&service, get("/")), call(&service, get("/"))];
+        let dial = dials.next().await;
+        let frozen = if answers { (None, Some(accept(dial))) } else { (Some(dial), None) };
+        for call in calls {
+            let unsent = call.await.unwrap().unwrap_err();
+            assert!(unsent.request().is_some());
+            assert!(unsent.cause().downcast_ref::<ConnectError>().unwrap().is_timeout());
+        }
+        let took = clock.now().saturating_duration_since(start);
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(1005), "{took:?}");
+        assert!(matches!(link.state(), LinkState::Failed { .. }));
+        if let (_, Some(mut frozen)) = frozen {
+            // Its own GOAWAY or not: the stream is let go of.
+            frozen.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_address_of_an_endpoint_has_its_share_of_the_time() {
+    let http = Http::default().connector(|address: &Address| {
+        let port = address.port();
+        async move {
+            match port {
+                Some(1) => std::future::pending().await,
+                Some(2) => Err("refused".into()),
+                _ => {
+                    let (ours, theirs) = tokio::io::duplex(64);
+                    tokio::spawn(async move {
+                        let mut theirs = theirs;
+                        read_head(&mut theirs).await.unwrap();
+                        theirs.write_all(ANSWER).await.unwrap();
+                    });
+                    Ok::<_, BoxError>(Connected::new(TokioIo::new(ours)))
+                }
+            }
+        }
+    });
+    let more = [2, 3].map(|port| Address::from(([10, 0, 0, 1], port)));
+    let endpoint = Endpoint::new(([10, 0, 0, 1], 1)).with_more_addresses(more);
+    let (service, _) = make(&http, &endpoint);
+    assert_eq!(ask(&service, "/").await, "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t6_a_dial_outlives_the_request_that_asked_for_it() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let given_up = call(&service, get("/given-up"));
+    let dial = dials.next().await;
+    assert_eq!(link.state(), LinkState::Connecting);
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    let mut pipe = accept(dial);
+    until(|| link.state() == LinkState::Up).await;
+    let next = call(&service, get("/next"));
+    assert!(read_head(&mut pipe).await.unwrap().starts_with("GET /next "));
+    pipe.write_all(ANSWER).await.unwrap();
+    assert_eq!(text(next.await.unwrap().unwrap()).await, "ok");
+    assert!(dials.0.try_recv().is_err(), "one dial was enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t6_a_connection_granted_to_a_request_that_gave_up_goes_to_the_next() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    // Not a task: it is polled once, then never again.
+    let mut given_up = Box::pin(service.clone().call(get("/given-up")));
+    assert!(futures::poll!(&mut given_up).is_pending());
+    let mut pipe = dials.accept().await;
+    until(|| link.state() == LinkState::Up).await;
+    drop(given_up);
+    let next = call(&service, get("/next"));
+    assert!(read_head(&mut pipe).await.unwrap().starts_with("GET /next "));
+    drop(next);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_requests_is_no_flood_of_dials() {
+    let (connect, mut dials) = Dials::new();
+    let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
+    let calls: Vec<_> = (0..100).map(|_| call(&service, get("/"))).collect();
+    let mut answered = 0;
+    let mut waiting = Vec::new();
+    while answered < 100 {
+        until(|| waiting.len() + dials.0.len() >= 64.min(100 - answered)).await;
+        while let Ok(dial) = dials.0.try_recv() {
+            waiting.push(dial);
+        }
+        assert!(waiting.len() <= 64, "{}", waiting.len());
+        let mut pipe = accept(waiting.pop().unwrap());
+        read_head(&mut pipe).await.unwrap();
+        // Without keep-alive, so that each needs a connection of its own.
+        let close = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+        pipe.write_all(close.as_bytes()).await.unwrap();
+        answered += 1;
+    }
+    for call in calls {
+        assert_eq!(text(call.await.unwrap().unwrap()).await, "ok");
+    }
+}

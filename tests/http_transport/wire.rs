@@ -1,0 +1,138 @@
+//! Bodies, names, upgrades and Unix sockets.
+
+use crate::support::*;
+
+#[tokio::test]
+async fn bodies_stream_in_both_directions() {
+    guarded(async {
+        for http2 in [false, true] {
+            let (listener, address) = listen().await;
+            tokio::spawn(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let echo = service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    Ok::<_, Infallible>(Response::new(request.into_body()))
+                });
+                let io = TokioIo::new(stream);
+                if http2 {
+                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    server.serve_connection(io, echo).await.unwrap();
+                } else {
+                    let server = hyper::server::conn::http1::Builder::new();
+                    server.serve_connection(io, echo).await.unwrap();
+                }
+            });
+            let http = if http2 { self::http2() } else { Http::default() };
+            let (mut service, _) = make(&http, &endpoint(address));
+            let (feed, fed) = futures::channel::mpsc::unbounded();
+            let request = Request::post("/").body(StreamBody::new(fed)).unwrap();
+            let mut body = service.call(request).await.unwrap().into_body();
+            for word in ["one", "two", "three"] {
+                // Each is answered before the next is sent.
+                feed.unbounded_send(Ok::<_, BoxError>(Frame::data(Bytes::from(word)))).unwrap();
+                let frame = body.frame().await.unwrap().unwrap();
+                assert_eq!(frame.into_data().unwrap(), word);
+            }
+            drop(feed);
+            assert!(body.collect().await.unwrap().to_bytes().is_empty());
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r20_the_head_on_the_wire_is_in_origin_form_with_the_callers_name() {
+    let (connect, mut dials) = Dials::new();
+    let endpoint = some_endpoint().with_server_name("users.shop");
+    let (service, _) = make(&Http::default().connector(connect), &endpoint);
+    let mut pipe: Option<DuplexStream> = None;
+    for (uri, target, host) in [
+        ("http://caller.name:81/a?b", "/a?b", "caller.name:81"),
+        ("http://caller.name", "/", "caller.name"),
+        ("/a", "/a", "users.shop"),
+    ] {
+        let mut request = get(uri);
+        *request.version_mut() = http::Version::HTTP_2;
+        let call = call(&service, request);
+        if pipe.is_none() {
+            pipe = Some(dials.accept().await);
+        }
+        let pipe = pipe.as_mut().unwrap();
+        let head = read_head(pipe).await.unwrap();
+        assert_eq!(head, format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        pipe.write_all(ANSWER).await.unwrap();
+        text(call.await.unwrap().unwrap()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn https_is_refused_without_a_dial() {
+    let (connect, mut dials) = Dials::new();
+    let (mut service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let unsent = service.call(get("https://users/")).await.unwrap_err();
+    assert!(unsent.is_unprocessed() && unsent.request().is_none());
+    assert_eq!(unsent.cause().downcast_ref::<SchemeError>().unwrap().scheme(), "https");
+    assert!(dials.0.try_recv().is_err());
+    assert_eq!(link.state(), LinkState::Idle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t5_an_upgraded_connection_is_the_callers() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let request = Request::get("/chat")
+        .header("connection", "upgrade")
+        .header("upgrade", "chat")
+        .body(String::new())
+        .unwrap();
+    let call = call(&service, request);
+    let mut pipe = dials.accept().await;
+    read_head(&mut pipe).await.unwrap();
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+    pipe.write_all(switch.as_bytes()).await.unwrap();
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut upgraded = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    upgraded.write_all(b"hi").await.unwrap();
+    let mut bytes = [0; 2];
+    pipe.read_exact(&mut bytes).await.unwrap();
+    pipe.write_all(b"ho").await.unwrap();
+    upgraded.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"ho");
+    until(|| link.state() == LinkState::Resting).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_sockets_are_spoken_to() {
+    guarded(async {
+        let path = std::env::temp_dir().join(format!("evenkeel-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let (service, _) = make(&Http::default(), &Endpoint::new(Address::unix(&path)));
+        for _ in 0..2 {
+            // Closed without a word in between, and found out as on TCP.
+            let call = call(&service, get("/"));
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(read_head(&mut stream).await.unwrap().contains("host: localhost\r\n"));
+            stream.write_all(ANSWER).await.unwrap();
+            assert_eq!(text(call.await.unwrap().unwrap()).await, "ok");
+        }
+        std::fs::remove_file(&path).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_is_resolved() {
+    guarded(async {
+        let server = serve(false, |request| async move {
+            Response::new(format!("{:?}", request.headers()["host"]).into())
+        })
+        .await;
+        let port = server.address.port();
+        let endpoint = Endpoint::new(Address::name("localhost", port));
+        let (service, _) = make(&Http::default(), &endpoint);
+        assert_eq!(ask(&service, "/").await, format!("\"localhost:{port}\""));
+    })
+    .await;
+}
