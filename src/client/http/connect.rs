@@ -1,12 +1,12 @@
 //! From an address to a byte stream; what TCP, Unix sockets and pipes in tests plug into.
 
-use std::{fmt, future::Future, io, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use hyper::rt::{Read, Write};
 use tokio::net::TcpStream;
 
-use super::socket::Socket;
-use crate::{endpoint::Address, error::BoxError};
+use super::{eyeballs, socket::Socket};
+use crate::{endpoint::Address, error::BoxError, node::Clock};
 
 /// Opens byte streams for [`Http`](super::Http).
 ///
@@ -26,8 +26,9 @@ use crate::{endpoint::Address, error::BoxError};
 /// # let _ = http;
 /// ```
 pub trait Connect: Send + Sync + 'static {
-    /// Opens a stream to `address`, one of the endpoint's. An error makes the dial try the
-    /// endpoint's next address.
+    /// Opens a stream to `address`, one of the endpoint's. If it fails, or after 250 ms, the dial tries
+    /// the endpoint's next address; the first that comes through wins, and the futures of the others are
+    /// dropped.
     fn connect(&self, address: &Address) -> BoxConnecting;
 }
 
@@ -47,7 +48,8 @@ pub(super) trait Stream: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> Stream for T {}
 
-/// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`).
+/// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`), and their
+/// addresses tried as those of an endpoint are.
 pub(super) struct System;
 
 // === impl Connected ===
@@ -103,17 +105,25 @@ impl Connect for System {
     }
 }
 
-async fn open(address: &Address) -> io::Result<Socket> {
+async fn open(address: &Address) -> Result<Socket, BoxError> {
     let stream = match address {
         Address::Socket(address) => TcpStream::connect(address).await?,
-        // Resolves, and tries the addresses in their order.
-        Address::Name { host, port } => TcpStream::connect((&**host, *port)).await?,
+        Address::Name { host, port } => {
+            let addresses = tokio::net::lookup_host((&**host, *port)).await?;
+            let addresses = eyeballs::interleave(addresses, SocketAddr::is_ipv6);
+            eyeballs::race(addresses, &Clock::default(), |address| async move {
+                TcpStream::connect(address).await.map_err(BoxError::from)
+            })
+            .await?
+        }
         #[cfg(unix)]
         Address::Unix(path) => {
             return Ok(Socket::unix(tokio::net::UnixStream::connect(path).await?));
         }
         #[cfg(not(unix))]
-        Address::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
+        Address::Unix(_) => {
+            return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into());
+        }
     };
     stream.set_nodelay(true)?;
     Ok(Socket::tcp(stream))

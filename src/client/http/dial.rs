@@ -2,17 +2,17 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
     sync::{Arc, Weak},
-    time::Instant,
 };
 
 use tokio::sync::watch;
 
 use super::{
     Settings,
-    connect::{Connect, Connected},
+    connect::Connected,
     error::ConnectError,
-    h1, h2,
+    eyeballs, h1, h2,
     head::Name,
     io::{Monitor, Wire},
     pool::Pool,
@@ -51,7 +51,7 @@ pub(super) fn run(
     let deadline = after(clock.now(), timeout);
     async move {
         let of = Of { id, endpoint: &endpoint, offer, keepalive, lifetime };
-        let making = make(of, &settings, &clock, deadline);
+        let making = make(of, &settings, &clock);
         let made = tokio::select! {
             biased;
             made = making => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
@@ -77,10 +77,12 @@ async fn make(
     of: Of<'_>,
     settings: &Settings,
     clock: &Clock,
-    deadline: Instant,
 ) -> Result<(Made, Arc<Monitor>), BoxError> {
     let Of { id, endpoint, offer, keepalive, lifetime } = of;
-    let stream = connect(&*settings.connector, endpoint, clock, deadline).await?;
+    let is_v6 = |address: &Address| matches!(address, Address::Socket(SocketAddr::V6(_)));
+    let addresses = eyeballs::interleave(endpoint.addresses().cloned(), is_v6);
+    let connector = &settings.connector;
+    let stream = eyeballs::race(addresses, clock, |address| connector.connect(&address)).await?;
     let Secured { stream, spoken, scheme, server_name } = match &settings.secure {
         Some(secure) => secure.secure(stream, endpoint, offer).await?,
         None => Secured::plain(stream),
@@ -103,35 +105,6 @@ async fn make(
         }
     };
     Ok((made, monitor))
-}
-
-/// Tries the addresses in turn; each may take its share of the time that is left.
-async fn connect(
-    connector: &dyn Connect,
-    endpoint: &Endpoint,
-    clock: &Clock,
-    deadline: Instant,
-) -> Result<Connected, BoxError> {
-    let mut left = endpoint.addresses().count() as u32;
-    let mut last = None;
-    for address in endpoint.addresses() {
-        let now = clock.now();
-        let share = deadline.saturating_duration_since(now) / left.max(1);
-        left -= 1;
-        let connected = tokio::select! {
-            biased;
-            connected = connector.connect(address) => connected,
-            // The last address has all that is left, and that is the deadline itself.
-            () = clock.sleep_until(after(now, share)), if left > 0 => {
-                Err(format!("no connection to {address} within {share:?}").into())
-            }
-        };
-        match connected {
-            Ok(connected) => return Ok(connected),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| "the endpoint has no address".into()))
 }
 
 impl Outcome {

@@ -19,6 +19,7 @@ mod body;
 mod connect;
 mod dial;
 mod error;
+mod eyeballs;
 mod frames;
 mod h1;
 mod h2;

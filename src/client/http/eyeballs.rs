@@ -1,0 +1,169 @@
+//! Happy eyeballs: of several addresses the first that answers, without a flood of attempts.
+//!
+//! The addresses alternate between families, beginning with the family of the first; an attempt begins
+//! 250 ms after the one before, or as soon as that has failed; the first that comes through ends the
+//! others. RFC 8305 sections 4 and 5, and gRFC A61.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    mem,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::{
+    error::BoxError,
+    node::{Clock, Sleep, after},
+};
+
+/// RFC 8305 section 8, "Connection Attempt Delay".
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Puts the addresses into the order of their attempts: those for which `is_v6` answers as it does for
+/// the first, and the others, in turn.
+pub(super) fn interleave<A>(
+    addresses: impl IntoIterator<Item = A>,
+    is_v6: impl Fn(&A) -> bool,
+) -> VecDeque<A> {
+    let mut addresses = addresses.into_iter().peekable();
+    let Some(first_is_v6) = addresses.peek().map(&is_v6) else { return VecDeque::new() };
+    let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
+        addresses.partition(|address| is_v6(address) == first_is_v6);
+    let mut order = VecDeque::with_capacity(one.len() + other.len());
+    while !one.is_empty() || !other.is_empty() {
+        order.extend(one.pop_front());
+        order.extend(other.pop_front());
+    }
+    order
+}
+
+/// What the first attempt that comes through yields; if none does, the error of the last to fail.
+pub(super) async fn race<A, T, F>(
+    addresses: VecDeque<A>,
+    clock: &Clock,
+    attempt: impl Fn(A) -> F,
+) -> Result<T, BoxError>
+where
+    F: Future<Output = Result<T, BoxError>>,
+{
+    let mut race = Race { left: addresses, under_way: Vec::new(), failed: false, last: None };
+    let mut next = pin!(None::<Sleep>);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(connected) = race.poll(cx) {
+                return Poll::Ready(Ok(connected));
+            }
+            let due = mem::take(&mut race.failed)
+                || match next.as_mut().as_pin_mut() {
+                    Some(sleep) => sleep.poll(cx).is_ready(),
+                    None => true,
+                };
+            if !race.under_way.is_empty() && !due {
+                return Poll::Pending;
+            }
+            match race.left.pop_front() {
+                Some(address) => {
+                    race.under_way.push(Box::pin(attempt(address)));
+                    next.set(Some(clock.sleep_until(after(clock.now(), ATTEMPT_DELAY))));
+                }
+                None if race.under_way.is_empty() => {
+                    let error = race.last.take();
+                    return Poll::Ready(Err(
+                        error.unwrap_or_else(|| "there is no address to connect to".into())
+                    ));
+                }
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+struct Race<A, F> {
+    left: VecDeque<A>,
+    under_way: Vec<Pin<Box<F>>>,
+    /// An attempt has failed since the last began.
+    failed: bool,
+    last: Option<BoxError>,
+}
+
+impl<A, T, F: Future<Output = Result<T, BoxError>>> Race<A, F> {
+    /// Polls each attempt; those that failed leave, and the next need not wait for its time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        let mut index = 0;
+        while let Some(attempt) = self.under_way.get_mut(index) {
+            match attempt.as_mut().poll(cx) {
+                Poll::Ready(Ok(connected)) => return Poll::Ready(connected),
+                Poll::Ready(Err(error)) => {
+                    drop(self.under_way.remove(index));
+                    self.failed = true;
+                    self.last = Some(error);
+                }
+                Poll::Pending => index += 1,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_the_first_goes_first() {
+        let order = |addresses: &str| {
+            interleave(addresses.chars(), char::is_ascii_uppercase).into_iter().collect::<String>()
+        };
+        for (given, expected) in [
+            ("", ""),
+            ("abc", "abc"),
+            ("abAB", "aAbB"),
+            ("ABab", "AaBb"),
+            ("abcdA", "aAbcd"),
+            ("AabcB", "AaBbc"),
+        ] {
+            assert_eq!(order(given), expected, "{given}");
+        }
+    }
+
+    /// When each attempt began, in milliseconds, and which came through.
+    async fn attempts(fates: &'static [(u64, bool)]) -> (Vec<u128>, Result<usize, String>, u128) {
+        let clock = Clock::default();
+        let (start, began) = (clock.now(), Mutex::new(Vec::new()));
+        let millis = || clock.now().saturating_duration_since(start).as_millis();
+        let raced = race((0..fates.len()).collect(), &clock, |index| {
+            began.lock().unwrap().push(millis());
+            let (takes, comes_through) = fates[index];
+            let clock = clock.clone();
+            async move {
+                clock.sleep(Duration::from_millis(takes)).await;
+                comes_through.then_some(index).ok_or_else(|| BoxError::from(index.to_string()))
+            }
+        })
+        .await;
+        (began.into_inner().unwrap(), raced.map_err(|error| error.to_string()), millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r2_an_address_that_hangs_costs_a_quarter_of_a_second() {
+        for (fates, began, result, took) in [
+            (&[(10, true), (1, true)][..], vec![0], Ok(0), 10),
+            // It hangs: the next begins 250 ms later, and wins.
+            (&[(90_000, true), (10, true)], vec![0, 250], Ok(1), 260),
+            // It is slow, and wins after all.
+            (&[(300, true), (90_000, true)], vec![0, 250], Ok(0), 300),
+            // It fails: the next begins at once.
+            (&[(10, false), (10, true)], vec![0, 10], Ok(1), 20),
+            (&[(90_000, false), (10, false), (5, true)], vec![0, 250, 260], Ok(2), 265),
+            (&[(400, false), (10, false)], vec![0, 250], Err("0".to_owned()), 400),
+            (&[], vec![], Err("there is no address to connect to".to_owned()), 0),
+        ] {
+            assert_eq!(attempts(fates).await, (began, result, took), "{fates:?}");
+        }
+    }
+}
