@@ -45,6 +45,7 @@
 //! | `tls` | no | `client::Tls`: the transport over rustls, `Builder::https()` |
 //! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()` |
 //! | `reqwest` | no | `client::ReqwestClient`: reqwest's requests and responses, `Builder::reqwest()` |
+//! | `cookies` | no | `client::Cookies`: cookies for requests of reqwest's |
 //! | `full` | no | all of the above |
 //!
 //! # Where things are
@@ -64,8 +65,8 @@ pub mod policy;
 pub mod pool;
 mod sync;
 
-/// The snippets of the README, so that they stay true.
-#[cfg(all(doctest, feature = "http"))]
+/// The snippets of the README, so that they stay true: `cargo test --all-features --doc`.
+#[cfg(all(doctest, feature = "tls", feature = "tonic", feature = "reqwest"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 

@@ -59,6 +59,7 @@ impl Server {
             .route("/told/{*rest}", any(told))
             .route("/echo", post(|body: Body| async { Response::new(body) }))
             .route("/moved", get(moved))
+            .route("/login", get(login))
             .route("/zipped", get(zipped))
             .route("/hangs", get(std::future::pending::<()>))
             .route("/stalls", get(stalls))
@@ -122,6 +123,11 @@ async fn told(
 
 async fn moved() -> Response {
     (StatusCode::FOUND, [(header::LOCATION, "http://users/told/there?x=1")]).into_response()
+}
+
+async fn login() -> Response {
+    let set = [(header::SET_COOKIE, "session=7; Path=/told"), (header::LOCATION, "/told/home")];
+    (StatusCode::SEE_OTHER, set).into_response()
 }
 
 async fn zipped(headers: HeaderMap) -> Response {
@@ -403,6 +409,40 @@ async fn what_a_client_does_above_requests_is_had_by_layers_and_options() {
         let answer = server.client().get("http://users/moved").send().await.unwrap();
         assert_eq!(answer.status(), 302);
         assert_eq!(answer.url().as_str(), "http://users/moved");
+    })
+    .await;
+}
+
+/// Cookies are set on one hop, and sent on the next, whichever endpoint it goes to.
+#[cfg(feature = "cookies")]
+#[tokio::test]
+async fn cookies_are_kept_for_the_name_that_all_endpoints_share() {
+    guard(async {
+        let servers = [Server::start().await, Server::start().await];
+        let target = format!("static://{},{}", servers[0].address, servers[1].address);
+        let users = Balance::to(&target)
+            .unwrap()
+            .policy(RoundRobin::new())
+            .reqwest(plain())
+            .unwrap()
+            .layer(evenkeel::client::Cookies::default())
+            .layer(FollowRedirectLayer::new());
+        let answer = users.get("http://users/login").send().await.unwrap();
+        assert_eq!(answer.url().as_str(), "http://users/told/home");
+        let seen: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(seen["headers"]["cookie"], "session=7");
+        let mut answered_by = std::collections::BTreeSet::new();
+        for (url, cookie) in [
+            ("http://users/told/a", json!("session=7")),
+            ("http://users/told/b", json!("session=7")),
+            ("http://others/told/a", Value::Null),
+        ] {
+            let answer = users.get(url).send().await.unwrap();
+            let seen: Value = answer.json().await.unwrap();
+            assert_eq!(seen["headers"]["cookie"], cookie, "{url}");
+            answered_by.insert(seen["server"].to_string());
+        }
+        assert_eq!(answered_by.len(), 2);
     })
     .await;
 }

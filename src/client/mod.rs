@@ -22,5 +22,7 @@ pub use self::http::{ServerNameError, Tls};
 pub use self::reqwest::{
     BalancedRequest, ReqwestClient, SendError, SendWith, Sending, Sent, SentFuture,
 };
+#[cfg(feature = "cookies")]
+pub use self::reqwest::{Cookies, CookiesFuture, WithCookies};
 #[cfg(feature = "tonic")]
 pub use self::tonic::{TonicChannel, TonicFuture};

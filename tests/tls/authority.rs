@@ -18,6 +18,7 @@ pub(crate) struct Authority {
 /// A certificate with its chain, and its key.
 pub(crate) type Certified = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+#[allow(dead_code, reason = "not every test uses all of it")]
 impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -31,6 +32,10 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         roots
+    }
+
+    pub(crate) fn root(&self) -> CertificateDer<'static> {
+        self.root.clone()
     }
 
     /// A certificate for a server of these names, or a client.

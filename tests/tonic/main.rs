@@ -163,12 +163,12 @@ async fn what_the_server_says_is_passed_on_as_it_is() {
         assert_eq!(status.details(), b"details");
         assert_eq!(status.metadata().get("x-shelf").unwrap(), "empty");
         assert!(status.source().is_none(), "nothing went wrong on the way");
-        let after_missing = channel.get_ref().status().endpoints[0].success;
+        let after_missing = channel.status().endpoints[0].success;
         assert!(after_missing > 0.99, "{after_missing}: not found is no failure of the server");
 
         let status = cart.add(item("unavailable", 1)).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::Unavailable, "shut for today"));
-        let after_unavailable = channel.get_ref().status().endpoints[0].success;
+        let after_unavailable = channel.status().endpoints[0].success;
         assert!(after_unavailable < after_missing, "the status in the head counts");
 
         // In the trailers, after three messages.
@@ -179,9 +179,9 @@ async fn what_the_server_says_is_passed_on_as_it_is() {
         }
         let status = items.message().await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::DataLoss, "the rest fell down"));
-        let after_trailers = channel.get_ref().status().endpoints[0].success;
+        let after_trailers = channel.status().endpoints[0].success;
         assert!(after_trailers < after_unavailable, "the status in the trailers counts");
-        assert_eq!(channel.get_ref().status().endpoints[0].in_flight, 0);
+        assert_eq!(channel.status().endpoints[0].in_flight, 0);
     })
     .await;
 }
@@ -219,14 +219,14 @@ async fn r25_a_stream_that_breaks_off_is_unavailable_and_names_its_endpoint() {
         for _ in 0..3 {
             items.message().await.unwrap().unwrap();
         }
-        assert_eq!(through.get_ref().status().endpoints[0].in_flight, 1);
+        assert_eq!(through.status().endpoints[0].in_flight, 1);
         relay.cut();
         let status = items.message().await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         let error = cause(&status);
         assert!(error.is_ambiguous(), "{error}");
         assert_eq!(error.endpoint().unwrap().to_string(), relay.address.to_string());
-        assert_eq!(through.get_ref().status().endpoints[0].in_flight, 0);
+        assert_eq!(through.status().endpoints[0].in_flight, 0);
     })
     .await;
 }

@@ -8,6 +8,8 @@
 //! A reqwest client for each endpoint would cost some 100 kB and 2 ms, would let an explicit port or a
 //! proxy variable override the endpoint, and would tell nothing of its connections.
 
+#[cfg(feature = "cookies")]
+mod cookies;
 mod error;
 mod request;
 mod response;
@@ -28,6 +30,8 @@ use reqwest::{Body, Client, IntoUrl, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "cookies")]
+pub use self::cookies::{Cookies, CookiesFuture, WithCookies};
 pub use self::{
     error::SendError,
     request::{BalancedRequest, SendWith},
@@ -90,7 +94,7 @@ use crate::{
 /// | TLS | the transport's: feature `tls`, with [`over`](Self::over) |
 /// | redirects | none by default; `tower_http::follow_redirect` by [`layer`](Self::layer) |
 /// | gzip, brotli, zstd, deflate | none by default; `tower_http::decompression` by [`layer`](Self::layer) |
-/// | cookies | none by default; a layer of one's own, as `examples/reqwest` has one |
+/// | cookies | none by default; `Cookies` (feature `cookies`) by [`layer`](Self::layer) |
 /// | `read_timeout` | `tower_http::timeout::ResponseBodyTimeoutLayer` by [`layer`](Self::layer) |
 /// | retries of a request that the server never processed | done by the balancer |
 /// | other retries | `tower::retry` by [`layer`](Self::layer) |

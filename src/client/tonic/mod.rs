@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body as HttpBodyTrait;
 use pin_project_lite::pin_project;
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -31,9 +31,10 @@ use super::{
     http::{Http, HttpService},
 };
 use crate::{
-    balance::{AtBodyEnd, Balance, Builder},
+    balance::{AtBodyEnd, Balance, Builder, Handle},
     discovery::Discover,
-    error::{BoxError, BuildError},
+    error::{BoxError, BuildError, Error},
+    pool::Status,
 };
 
 /// A balanced channel for any client that tonic generates; made by [`Builder::tonic`].
@@ -89,7 +90,7 @@ pub struct TonicChannel<S = Balance<HttpService>> {
     timers: Timers,
     /// Why it is not ready, to be said by the next call: of an error of `poll_ready` generated clients
     /// make UNKNOWN.
-    unready: Option<Status>,
+    unready: Option<tonic::Status>,
 }
 
 pin_project! {
@@ -100,7 +101,7 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         deadline: Deadline,
-        unready: Option<Status>,
+        unready: Option<tonic::Status>,
     }
 }
 
@@ -151,6 +152,29 @@ impl<K, C> TonicChannel<Balance<HttpService, K, C>> {
     }
 }
 
+impl<K, C> TonicChannel<Balance<HttpService, K, C>>
+where
+    K: Send + Sync + 'static,
+{
+    /// See [`Balance::status`].
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    /// See [`Balance::handle`]; good to have before layers are put over the channel.
+    pub fn handle(&self) -> Handle<K> {
+        self.inner.handle()
+    }
+
+    /// See [`Balance::ready`].
+    ///
+    /// # Errors
+    /// The balancer is closed.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.inner.ready().await
+    }
+}
+
 impl<S> TonicChannel<S> {
     /// Puts a tower layer between the deadline and the balancer, such as a retry.
     pub fn layer<L: Layer<S>>(self, layer: L) -> TonicChannel<L::Service> {
@@ -171,10 +195,10 @@ where
     B::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
-    type Error = Status;
+    type Error = tonic::Status;
     type Future = TonicFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
         self.inner.poll_ready(cx).map(|ready| {
             self.unready = ready.err().map(status::of);
             Ok(())
@@ -210,7 +234,7 @@ where
     B::Error: Into<BoxError>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<Body>, Status>;
+    type Output = Result<Response<Body>, tonic::Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -253,12 +277,12 @@ where
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = Status;
+    type Error = tonic::Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
         let frame = self.project().inner.poll_frame(cx);
         frame.map(|frame| frame.map(|frame| frame.map_err(status::of)))
     }

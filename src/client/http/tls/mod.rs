@@ -87,7 +87,7 @@ impl Tls {
         Self { trust, provider: None, identity: None, server_name: None }
     }
 
-    /// Trusts what the platform trusts (feature of `rustls-native-certs`, so `SSL_CERT_FILE` and
+    /// Trusts what the platform trusts (by `rustls-native-certs`, so `SSL_CERT_FILE` and
     /// `SSL_CERT_DIR` have their say). Reads files when it is given to [`Http::tls`].
     pub fn platform() -> Self {
         Self::trusting(Trust::Platform)

@@ -1,0 +1,120 @@
+//! Against a foreign gRPC server: grpcio's, with its health service. It runs with the Python that
+//! `EVENKEEL_GRPCIO_PYTHON` names, which needs grpcio and grpcio-health-checking; `.ci/run` makes one.
+
+#![cfg(feature = "tonic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
+
+use std::{
+    error::Error as StdError,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use evenkeel::{Balance, Error, client::TonicChannel, policy::RoundRobin};
+use futures::StreamExt;
+use tonic::{Code, Request};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// The server's process; it ends when this is dropped.
+struct Grpcio {
+    child: Child,
+    port: u16,
+}
+
+impl Grpcio {
+    /// Where there is no such Python, the test is skipped, and says so.
+    fn start(arguments: &[&str]) -> Option<Self> {
+        let Some(python) = std::env::var_os("EVENKEEL_GRPCIO_PYTHON") else {
+            println!("skipped: EVENKEEL_GRPCIO_PYTHON names no Python with grpcio");
+            return None;
+        };
+        let mut child = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grpcio/server.py"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().parse().unwrap_or_else(|_| panic!("no port but {line:?}"));
+        Some(Self { child, port })
+    }
+
+    /// This server, and a port where nobody listens.
+    fn client(&self) -> (HealthClient<TonicChannel>, TonicChannel) {
+        let target = format!("static://127.0.0.1:{},127.0.0.1:1", self.port);
+        let channel = Balance::to(&target).unwrap().policy(RoundRobin::new()).tonic().unwrap();
+        (HealthClient::new(channel.clone()), channel)
+    }
+}
+
+impl Drop for Grpcio {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn of(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest { service: service.to_owned() }
+}
+
+async fn guard<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("hangs")
+}
+
+/// R1, R24: unary calls, errors in trailers alone, a stream with a deadline.
+#[tokio::test]
+async fn r24_a_foreign_server_answers_and_refuses() {
+    let Some(server) = Grpcio::start(&[]) else { return };
+    guard(async {
+        let (mut health, channel) = server.client();
+        for (service, status) in [("up", 1), ("down", 2), ("", 1)] {
+            if !service.is_empty() {
+                assert_eq!(health.check(of(service)).await.unwrap().into_inner().status, status);
+            }
+        }
+        let status = health.check(of("unheard of")).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        assert!(status.source().is_none(), "nothing went wrong on the way");
+
+        let mut request = Request::new(of("up"));
+        request.set_timeout(Duration::from_millis(200));
+        let mut watched = health.watch(request).await.unwrap().into_inner();
+        assert_eq!(watched.next().await.unwrap().unwrap().status, 1);
+        let status = watched.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        drop(watched);
+        assert!(channel.status().endpoints.iter().all(|one| one.in_flight == 0));
+    })
+    .await;
+}
+
+/// R21: a server that ends its connections by age, with GOAWAY, under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r21_a_foreign_server_ends_connections_by_age() {
+    let Some(server) = Grpcio::start(&["150"]) else { return };
+    guard(async {
+        let (health, _) = server.client();
+        let workers = (0..8).map(|_| {
+            let mut health = health.clone();
+            tokio::spawn(async move {
+                for _ in 0..300 {
+                    while let Err(status) = health.check(of("up")).await {
+                        // A stream above the last that a GOAWAY names: never processed, and said so.
+                        assert_eq!(status.code(), Code::Unavailable, "{status}");
+                        let source = status.source().unwrap().downcast_ref::<Error>().unwrap();
+                        assert!(source.is_unprocessed(), "{status}");
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            worker.await.unwrap();
+        }
+    })
+    .await;
+}
