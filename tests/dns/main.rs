@@ -1,0 +1,99 @@
+//! Sources over DNS against servers on real sockets: one in the process, which also does what no
+//! server should, and Knot, where it is installed.
+//!
+//! When and what to ask is tested in paused time beside the code; here it is what goes over the wire.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
+
+mod answers;
+#[path = "../http_balance/server.rs"]
+#[allow(dead_code, reason = "it can do more than is wanted here")]
+mod http_server;
+mod knot;
+mod nameservers;
+#[path = "../../examples/dns/server.rs"]
+mod server;
+mod traffic;
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    time::Duration,
+};
+
+use evenkeel::discovery::{Discover, Dns, Endpoints, RefreshHandle, Resolver, Update, refresh};
+use futures::{Stream, StreamExt};
+use server::DnsServer;
+
+const SECOND: Duration = Duration::from_secs(1);
+const NAME: &str = "users.shop.test.";
+
+/// For what must not hang. Below the least time to the second look of what has a TTL of 30 s.
+async fn guard<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(20 * SECOND, future).await.expect("hangs")
+}
+
+fn v4(last: u8) -> IpAddr {
+    [10, 0, 0, last].into()
+}
+
+fn v6(last: u16) -> IpAddr {
+    [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into()
+}
+
+/// A source over the name, which looks often.
+fn host(server: &DnsServer) -> Dns {
+    over(Dns::host(NAME, 80).unwrap(), server)
+}
+
+fn over(dns: Dns, server: &DnsServer) -> Dns {
+    over_nameserver(dns, server.address)
+}
+
+fn over_nameserver(dns: Dns, nameserver: SocketAddr) -> Dns {
+    let resolver = Resolver::nameservers([nameserver]);
+    dns.resolver(resolver).min_refresh(SECOND / 10).max_refresh(SECOND / 5)
+}
+
+/// What a source says.
+struct Watched {
+    updates: Pin<Box<dyn Stream<Item = Update> + Send>>,
+    /// Kept, as a pool would.
+    _refresh: RefreshHandle,
+}
+
+impl Watched {
+    fn new(source: impl Discover) -> Self {
+        let (refresh, requests) = refresh::channel();
+        Self { updates: Box::pin(source.watch(requests)), _refresh: refresh }
+    }
+
+    async fn next(&mut self) -> Update {
+        guard(self.updates.next()).await.unwrap()
+    }
+
+    /// The first update that looks like this.
+    async fn until(&mut self, expected: &str) -> Update {
+        guard(async {
+            loop {
+                let update = self.next().await;
+                if short(&update).starts_with(expected) {
+                    return update;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// An update in short: its kind, its endpoints, its error or reason.
+fn short(update: &Update) -> String {
+    let list = |set: &Endpoints| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    match update {
+        Update::Set(set) => format!("set {}", list(set)),
+        Update::Partial(set, error) => format!("partial {} | {error}", list(set)),
+        Update::Empty(reason) => format!("empty | {reason}"),
+        Update::Failed(error) => format!("failed | {error}"),
+        _ => unreachable!("a kind of update that is not known"),
+    }
+}
