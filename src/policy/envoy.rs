@@ -131,10 +131,10 @@ impl EnvoyLeastRequest {
     }
 
     /// How much requests in flight count where weights differ: 0 for not at all, 1, the default, in
-    /// proportion. Below 0, or no number, it is 1, as in Envoy.
+    /// proportion. Below 0 it is 1, as in Envoy, and so it is where it is no finite number.
     #[must_use]
     pub fn active_request_bias(mut self, bias: f64) -> Self {
-        self.bias = if bias >= 0.0 { bias } else { 1.0 };
+        self.bias = if bias.is_finite() && bias >= 0.0 { bias } else { 1.0 };
         self
     }
 }

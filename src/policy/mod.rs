@@ -94,7 +94,7 @@ pub trait Policy: Send + Sync + 'static {
     }
 
     /// How often pickers are built anew although no endpoint has changed, for what they take from
-    /// the nodes at that time; by default they are not.
+    /// the nodes at that time: at most every 10 ms. By default they are not.
     fn rebuild_every(&self) -> Option<Duration> {
         None
     }

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_core::Stream;
@@ -36,6 +36,8 @@ use crate::{
 
 /// Updates, or nodes that ask for attention, taken together before their effect is published.
 const BATCH: usize = 256;
+/// A policy that wants its pickers built anew all the time does not get the worker for itself.
+const LEAST_BETWEEN_REBUILDS: Duration = Duration::from_millis(10);
 
 pub(crate) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 
@@ -373,7 +375,9 @@ where
         let gates = &mut self.gates;
         let (policy, tiers) =
             build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
-        self.rebuild_at = policy.rebuild_every().map(|every| after(self.fleet.now(), every));
+        self.rebuild_at = policy
+            .rebuild_every()
+            .map(|every| after(self.fleet.now(), every.max(LEAST_BETWEEN_REBUILDS)));
         self.policy = Some(policy);
         let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);
         let snapshot = Snapshot {

@@ -3,7 +3,10 @@
 //! A thousand clients of a thousand servers would keep a million connections. With a subset each
 //! client knows all endpoints, and has connections, nodes and services for a few.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+};
 
 use xxhash_rust::xxh64::xxh64;
 
@@ -62,7 +65,8 @@ const APERTURE_AT_LEAST: u32 = 12;
 pub(crate) struct Selection {
     /// Of a real part each once; at the end those that cannot be dialled, which are nobody's.
     pub(crate) inside: Vec<Endpoint>,
-    /// What counts for the weights of `inside`, where that is not discovery's own.
+    /// What counts for the weights of `inside`, for those that can be dialled; nothing, where that is
+    /// discovery's own. One of 0 comes along, since it takes no place, and is left out.
     shares: Vec<u32>,
     pub(crate) outside: Vec<Endpoint>,
 }
@@ -139,18 +143,14 @@ impl Subset {
         let mut selection = match self.0 {
             Kind::All => Selection { inside: valid, ..Selection::default() },
             Kind::Random { size } => {
-                // What counts in no subset takes nothing away from it, and comes along.
-                let mut order: Vec<_> =
-                    (0..valid.len()).filter(|&index| weights[index] > 0).collect();
-                order.sort_by_cached_key(|&index| position(&valid[index], seed));
-                let outside = order.split_off(size.min(order.len())).into_iter().collect();
-                partition(valid, &outside, None)
+                let outside = beyond_the_first(size, &valid, &weights, seed);
+                partition(valid, &weights, &outside)
             }
             Kind::Aperture { instance, total, at_least } => {
                 let shares = aperture(&valid, &weights, instance, total, at_least);
                 let nothing = |index: &usize| weights[*index] > 0 && shares[*index] == 0;
                 let outside = (0..valid.len()).filter(nothing).collect();
-                partition(valid, &outside, Some(&shares))
+                partition(valid, &shares, &outside)
             }
         };
         selection.inside.extend(invalid);
@@ -180,28 +180,47 @@ fn effective_weights(endpoints: &[Endpoint]) -> Vec<u32> {
     endpoints.iter().map(weight).collect()
 }
 
-/// Where an endpoint stands in the order of `seed`: by the hash of its first address.
-fn position(endpoint: &Endpoint, seed: u64) -> (u64, String) {
-    let mut text = endpoint.addr().to_string();
-    let hash = xxh64(text.as_bytes(), seed);
-    // Of one address and several names, which hash the same, the order must not depend on the list.
-    text.push('\n');
-    text.push_str(endpoint.server_name().unwrap_or_default());
-    (hash, text)
+/// The indices of `endpoints` in the order of the hashes of their first addresses, with `seed`; those
+/// for which `counts` says so.
+fn order(endpoints: &[Endpoint], counts: impl Fn(usize) -> bool, seed: u64) -> Vec<usize> {
+    let mut text = String::new();
+    let mut hash = |endpoint: &Endpoint| {
+        text.clear();
+        // Writing to a string does not fail.
+        let _ = write!(text, "{}", endpoint.addr());
+        xxh64(text.as_bytes(), seed)
+    };
+    let hashed = endpoints.iter().enumerate().filter(|(index, _)| counts(*index));
+    let mut order: Vec<_> = hashed.map(|(index, endpoint)| (hash(endpoint), index)).collect();
+    order.sort_unstable_by(|(one_hash, one), (other_hash, other)| {
+        // Of equals, such as one address under several names, the order must not be the list's.
+        one_hash.cmp(other_hash).then_with(|| {
+            let key = |index: usize| (endpoints[index].addr(), endpoints[index].server_name());
+            key(*one).cmp(&key(*other))
+        })
+    });
+    order.into_iter().map(|(_, index)| index).collect()
 }
 
-fn partition(
-    endpoints: Vec<Endpoint>,
-    outside: &HashSet<usize>,
-    shares: Option<&[u32]>,
-) -> Selection {
+/// Those that count and are not among the first `size`.
+fn beyond_the_first(
+    size: usize,
+    endpoints: &[Endpoint],
+    weights: &[u32],
+    seed: u64,
+) -> HashSet<usize> {
+    let order = order(endpoints, |index| weights[index] > 0, seed);
+    order.into_iter().skip(size).collect()
+}
+
+fn partition(endpoints: Vec<Endpoint>, shares: &[u32], outside: &HashSet<usize>) -> Selection {
     let mut selection = Selection::default();
     for (index, endpoint) in endpoints.into_iter().enumerate() {
         if outside.contains(&index) {
             selection.outside.push(endpoint);
         } else {
             selection.inside.push(endpoint);
-            selection.shares.extend(shares.map(|shares| shares[index]));
+            selection.shares.push(shares[index]);
         }
     }
     selection
@@ -230,11 +249,9 @@ fn aperture(
     let begin = instance * unit;
     let end = begin + units * unit;
 
-    let mut order: Vec<_> = (0..endpoints.len()).collect();
-    order.sort_by_cached_key(|&index| position(&endpoints[index], 0));
     let mut shares = vec![0_u128; endpoints.len()];
     let mut from = 0;
-    for index in order {
+    for index in order(endpoints, |_| true, 0) {
         let to = from + u128::from(weights[index]) * total;
         let common = |begin: u128, end: u128| to.min(end).saturating_sub(from.max(begin));
         // What reaches beyond the end of the ring goes on at its beginning.
@@ -257,13 +274,26 @@ impl Selection {
     }
 }
 
-/// Puts the shares of a subset in the place of the weights.
-pub(crate) fn share_out<S>(plans: &mut [TierPlan], listed: &[Member<S>]) {
-    for plan in plans {
-        for (weight, &at) in plan.weights.iter_mut().zip(&plan.positions) {
-            *weight = listed[at].share.unwrap_or(*weight);
+/// Puts the shares of a subset in the place of the weights. A node without a share is left out, also
+/// where the subset has nothing else of its tier.
+pub(crate) fn share_out<S>(plans: &mut Vec<TierPlan>, listed: &[Member<S>]) {
+    if listed.iter().all(|member| member.share.is_none()) {
+        return;
+    }
+    for plan in plans.iter_mut() {
+        let nodes = std::mem::take(&mut plan.nodes).into_iter();
+        let positions = std::mem::take(&mut plan.positions);
+        let weights = std::mem::take(&mut plan.weights);
+        for ((node, position), weight) in nodes.zip(positions).zip(weights) {
+            let weight = listed[position].share.unwrap_or(weight);
+            if weight > 0 {
+                plan.nodes.push(node);
+                plan.positions.push(position);
+                plan.weights.push(weight);
+            }
         }
     }
+    plans.retain(|plan| !plan.nodes.is_empty());
 }
 
 #[cfg(all(test, not(evenkeel_loom)))]

@@ -3,7 +3,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::{Priority, Weight};
+use crate::{
+    endpoint::{Priority, Weight},
+    policy::RoundRobin,
+    pool::TestBed,
+};
 
 fn endpoint(number: u32) -> Endpoint {
     Endpoint::new(([10, (number >> 16) as u8, (number >> 8) as u8, number as u8], 80))
@@ -86,6 +90,33 @@ fn t16_zero_weights_take_no_place() {
         let backup = selection.inside.iter().filter(|endpoint| endpoint.priority() == Priority(1));
         assert!(backup.count() > 0);
     }
+}
+
+/// What has weight 0 does not stand in for members of its priority that are outside.
+#[test]
+fn t16_zero_weights_serve_nothing_where_the_rest_is_outside() {
+    let backups = (100..102).map(|number| endpoint(number).with_weight(Weight(1)));
+    let drained = endpoint(102).with_weight(Weight(0));
+    let backups = backups.chain([drained.clone()]);
+    let backups = backups.map(|endpoint| endpoint.with_priority(Priority(1)));
+    let endpoints: Vec<_> = (0..98).map(endpoint).chain(backups).collect();
+    let bed = TestBed::new(RoundRobin::new(), endpoints.clone()).unwrap();
+    let lonely = (0..100).find(|&seed| {
+        let inside = Subset::random(2).select(endpoints.clone().into(), seed).inside;
+        inside.iter().filter(|endpoint| endpoint.priority() == Priority(1)).count() == 1
+    });
+    let seed = lonely.expect("both backups are outside for most seeds");
+    let selection = Subset::random(2).select(endpoints.into(), seed);
+    let drained = selection.inside.iter().position(|endpoint| endpoint.addr() == drained.addr());
+    assert_eq!(selection.share(drained.expect("it comes along")), Some(0));
+
+    let bed = bed.seed(3).subset(Subset::random(2));
+    let ids: Vec<_> = bed.nodes().map(|node| node.id()).collect();
+    assert_eq!(ids.len(), 3, "two, and the one of weight 0");
+    bed.links().filter(|link| link.endpoint().weight() > Weight(0)).for_each(|link| {
+        link.failed("down");
+    });
+    assert!(bed.pick(None).is_none(), "weight 0 takes nothing");
 }
 
 /// Of duplicates the first counts, and what cannot be dialled takes no place; the roster is told.
