@@ -174,8 +174,9 @@ impl Lease {
         }
     }
 
-    /// The request outlived the time that the settings allow an attempt.
-    pub(crate) fn time_out(&mut self) {
+    /// The request outlived the time that it was given: a failure, and a latency of at least that
+    /// long.
+    pub fn time_out(&mut self) {
         if self.state.stage() != Stage::Waiting {
             return;
         }

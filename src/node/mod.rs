@@ -120,7 +120,7 @@ impl Node {
         self.stats.in_flight()
     }
 
-    /// The share of requests that succeed, from 0.001 to 1: a moving average of weight 0.1 whose
+    /// The share of requests that succeed, from 0.001 to 1: a moving average of weight 0.25 whose
     /// memory of failures fades over some 5 s. At its floor while the endpoint asks to be spared.
     #[inline]
     pub fn success(&self, now: Instant) -> f64 {
@@ -135,7 +135,8 @@ impl Node {
 
     /// The latency to expect, up to the response head, in nanoseconds: the estimate of `model`
     /// faded towards the average of the pool's latest answers, or the age of the oldest request
-    /// without a response head, if that is higher. A node never heard of has that average.
+    /// without a response head, if that is higher. A node never heard of is taken for another that
+    /// answered before it came, or has that average.
     #[inline]
     pub fn latency_nanos(&self, model: LatencyModel, now: Instant) -> f64 {
         self.latency_nanos_at(model, self.fleet.nanos(now))
@@ -175,6 +176,11 @@ impl Node {
         now: Instant,
     ) -> Option<f64> {
         self.report.weight(blackout, expiration, self.fleet.nanos(now))
+    }
+
+    /// Expects of a fresh node what is known of `peer`, until it has answered.
+    pub(crate) fn take_for(&self, peer: &Node) {
+        self.stats.guess(&peer.stats, &self.fleet);
     }
 
     pub(crate) fn replace_endpoint(&self, endpoint: &Endpoint) {

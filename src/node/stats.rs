@@ -7,7 +7,7 @@ use super::{
     fleet::{Fleet, nanos},
     oldest::{Generation, Oldest},
 };
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What is measured of latency, and so whether a request pays for reading the clock.
 ///
@@ -26,8 +26,13 @@ pub enum LatencyModel {
     Peak,
 }
 
-/// Weight of one sample in the moving averages.
+/// Weight of one sample in the moving average of the latency.
 const SAMPLE_WEIGHT: f32 = 0.1;
+/// Weight of one outcome in that of the failures: a failure tells more than an answer, since most
+/// endpoints do not fail at all.
+const OUTCOME_WEIGHT: f32 = 0.25;
+/// No more than so many averages of the pool's latest answers are guessed of a fresh node.
+const GUESS_LIMIT_AVERAGES: f32 = 2.0;
 /// Below this a remembered share of failures is forgotten, and costs nothing to read.
 const FORGOTTEN: f32 = 1e-3;
 /// The least success a load is divided by.
@@ -46,6 +51,8 @@ const ABANDONED_IN_A_ROW: u32 = 5;
 pub(crate) struct Stats {
     in_flight: AtomicU32,
     abandoned_in_a_row: AtomicU32,
+    /// The latency is another node's, until the first sample.
+    guessed: AtomicBool,
     /// The share of failures, 0 to 1.
     failures: Faded,
     /// Nanoseconds.
@@ -62,6 +69,7 @@ impl Stats {
         Self {
             in_flight: AtomicU32::new(0),
             abandoned_in_a_row: AtomicU32::new(0),
+            guessed: AtomicBool::new(false),
             failures: Faded::new(),
             latency: Faded::new(),
             spared_until: AtomicU64::new(0),
@@ -162,7 +170,7 @@ impl Stats {
 
     #[inline]
     pub(crate) fn has_latency(&self) -> bool {
-        !self.latency.is_empty()
+        !self.latency.is_empty() && !self.guessed.load(Ordering::Relaxed)
     }
 
     /// The age in nanoseconds of the oldest request without a response head.
@@ -172,6 +180,18 @@ impl Stats {
     }
 
     // --- learning ---
+
+    /// Until it has answered, a fresh node is taken for `peer`.
+    ///
+    /// For the average it would be sooner the best in the eyes of all clients than one of many: of
+    /// noisy estimates the low ones are put to the test at once, and the high ones stand.
+    pub(crate) fn guess(&self, peer: &Self, fleet: &Fleet) {
+        if let Some(Sample { value, at }) = peer.latency.get() {
+            self.guessed.store(true, Ordering::Relaxed);
+            let value = value.min(GUESS_LIMIT_AVERAGES * fleet.recent.nanos());
+            self.latency.update(|_| Some(Sample { value, at }));
+        }
+    }
 
     /// A response head came: somebody answers here.
     #[inline]
@@ -256,7 +276,7 @@ impl Stats {
         let tick = Tick::from_nanos(nanos_now);
         self.failures.update(|before| {
             let sample = before?;
-            let value = sample.value * FAILURE_FADES.left(tick, sample.at) * (1.0 - SAMPLE_WEIGHT);
+            let value = sample.value * FAILURE_FADES.left(tick, sample.at) * (1.0 - OUTCOME_WEIGHT);
             (value >= FORGOTTEN).then_some(Sample { value, at: tick })
         });
     }
@@ -267,7 +287,7 @@ impl Stats {
         self.failures.update(|before| {
             let memory =
                 before.map_or(0.0, |sample| sample.value * FAILURE_FADES.left(tick, sample.at));
-            Some(Sample { value: memory + SAMPLE_WEIGHT * (1.0 - memory), at: tick })
+            Some(Sample { value: memory + OUTCOME_WEIGHT * (1.0 - memory), at: tick })
         });
         if let Some(spare_for) = verdict.spare_for {
             let until = now.saturating_add(nanos(spare_for).min(SPARE_LIMIT_NANOS));
@@ -284,6 +304,9 @@ impl Stats {
     #[inline]
     fn sample(&self, fleet: &Fleet, model: LatencyModel, now: u64, nanos: f32) {
         let tick = Tick::from_nanos(now);
+        if self.guessed.load(Ordering::Relaxed) {
+            self.guessed.store(false, Ordering::Relaxed);
+        }
         self.latency.nudge(|before| {
             let Some(sample) = before else { return Sample { value: nanos, at: tick } };
             let projected = faded(sample, model, fleet, tick);

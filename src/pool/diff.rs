@@ -75,6 +75,7 @@ impl<S> Roster<S> {
         let mut diff = Diff::default();
         let mut before: Vec<_> = mem::take(&mut self.listed).into_iter().map(Some).collect();
         let index_before = mem::take(&mut self.index);
+        let mut fresh = Vec::new();
         for endpoint in endpoints {
             if self.index.contains_key(endpoint.identity()) {
                 continue;
@@ -91,12 +92,16 @@ impl<S> Roster<S> {
                 }
                 None => {
                     diff.added += 1;
-                    self.revive(&endpoint).unwrap_or_else(|| self.create(endpoint.clone(), make))
+                    self.revive(&endpoint).unwrap_or_else(|| {
+                        fresh.push(self.listed.len());
+                        self.create(endpoint.clone(), make)
+                    })
                 }
             };
             self.index.insert(endpoint.identity().clone(), self.listed.len());
             self.listed.push(member);
         }
+        self.introduce(&fresh);
         for member in before.into_iter().flatten() {
             diff.removed += 1;
             tracing::debug!(endpoint = %member.endpoint, "endpoint removed");
@@ -114,6 +119,23 @@ impl<S> Roster<S> {
             member.share = share;
         }
         changed
+    }
+
+    /// Each of the `fresh` members is taken for one of those that have answered, drawn at random,
+    /// until it answers itself: so it is as attractive as any, and many clients do not agree on it.
+    fn introduce(&self, fresh: &[usize]) {
+        if fresh.is_empty() {
+            return;
+        }
+        let nodes = self.listed.iter().map(|member| &member.node);
+        let known: Vec<_> = nodes.filter(|node| node.stats.has_latency()).collect();
+        if known.is_empty() {
+            return;
+        }
+        let mut rng = self.fleet.seeds.rng();
+        for &index in fresh {
+            self.listed[index].node.take_for(known[rng.below(known.len())]);
+        }
     }
 
     /// The node of an endpoint that was listed before and is not gone yet, listed once more.

@@ -49,8 +49,8 @@ pub struct TestBed {
     gates: Gates,
     fleet: Arc<Fleet>,
     limits: Limits,
-    /// Kept, so that nodes may ask for attention; nobody attends.
-    _attended: mpsc::UnboundedReceiver<Arc<Node>>,
+    /// Nodes that ask for attention; they wait for the next update.
+    attended: mpsc::UnboundedReceiver<Arc<Node>>,
 }
 
 impl TestBed {
@@ -82,7 +82,7 @@ impl TestBed {
             gates: Gates::default(),
             fleet,
             limits: Limits::default(),
-            _attended: attended,
+            attended,
         }
     }
 
@@ -128,6 +128,10 @@ impl TestBed {
 
     /// The set becomes `endpoints`; nodes of those that stay are kept.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = crate::Endpoint>) {
+        while let Ok(node) = self.attended.try_recv() {
+            node.attended();
+            self.roster.release(&node);
+        }
         self.known = endpoints.into_iter().collect();
         let mut selection = self.limits.subset.select(self.known.clone(), self.subset_seed);
         let inside = std::mem::take(&mut selection.inside);

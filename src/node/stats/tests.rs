@@ -39,14 +39,14 @@ fn a_cap_is_a_cap() {
 }
 
 #[test]
-fn a_failure_is_a_tenth_and_fades_over_five_seconds() {
+fn a_failure_is_a_quarter_and_fades_over_five_seconds() {
     let (fleet, stats) = (fleet(), Stats::new());
     assert!(stats.is_blameless());
     stats.fail(at(0), Outcome::Failure.into());
     assert!(!stats.is_blameless());
-    assert!((stats.success(at(0)) - 0.9).abs() < 1e-6);
+    assert!((stats.success(at(0)) - 0.75).abs() < 1e-6);
     let later = stats.success(at(5_000));
-    assert!((later - (1.0 - 0.1 / std::f64::consts::E)).abs() < 1e-3, "{later}");
+    assert!((later - (1.0 - 0.25 / std::f64::consts::E)).abs() < 1e-3, "{later}");
     succeed(&stats, &fleet, 60_000, 1, LatencyModel::Average);
     assert!(stats.is_blameless(), "what is forgotten costs nothing");
 }
@@ -114,7 +114,7 @@ fn five_abandoned_in_a_row_are_one_failure_while_others_answer() {
     assert!(stats.is_blameless());
     stats.abandoned(&fleet, None);
     let failed = 1.0 - stats.success(fleet.now_nanos());
-    assert!((failed - 0.1).abs() < 1e-2, "one failure: {failed}");
+    assert!((failed - 0.25).abs() < 1e-2, "one failure: {failed}");
 
     let stats = Stats::new();
     for _ in 0..20 {
@@ -131,7 +131,7 @@ fn a_time_out_is_a_failure_that_raises_the_latency() {
         let (fleet, stats) = (fleet(), Stats::new());
         succeed(&stats, &fleet, 0, 50, model);
         stats.timed_out(&fleet, Some(timing(0, 1_000, model)));
-        assert!((stats.success(at(0)) - 0.9).abs() < 1e-6);
+        assert!((stats.success(at(0)) - 0.75).abs() < 1e-6);
         assert!(millis(&stats, &fleet, 0, model) > 100.0);
         let (fleet, stats) = (self::fleet(), Stats::new());
         stats.timed_out(&fleet, None);
@@ -179,7 +179,7 @@ fn t11_a_clock_that_goes_back_does_no_harm() {
         succeed(&stats, &fleet, 10_000, 50, model);
         stats.fail(at(10_000), Outcome::Failure.into());
         assert!((millis(&stats, &fleet, 2_000, model) - 50.0).abs() < 0.1);
-        assert!((stats.success(at(2_000)) - 0.9).abs() < 1e-6);
+        assert!((stats.success(at(2_000)) - 0.75).abs() < 1e-6);
         succeed(&stats, &fleet, 1_000, 50, model);
         assert!((millis(&stats, &fleet, 1_000, model) - 50.0).abs() < 0.1);
         let waiting = stats.begin_waiting(at(5_000));

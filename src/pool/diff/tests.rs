@@ -198,3 +198,25 @@ fn t8_a_late_leave_takes_no_other_node_out_of_the_drain() {
     roster.release(&new_node);
     assert_eq!(roster.draining().count(), 0);
 }
+
+/// R18: a fresh node is taken for one that answered until it answers itself, and not before is its
+/// latency said to be known.
+#[test]
+fn r18_a_fresh_node_is_taken_for_another() {
+    let mut roster = roster();
+    let (model, now) = (LatencyModel::Average, roster.fleet.instant(0));
+    let latency = |roster: &Roster<()>, number| nodes(roster)[&number].latency_nanos(model, now);
+    let is_known =
+        |roster: &Roster<()>, number| nodes(roster)[&number].latency(model, now).is_some();
+    set(&mut roster, &[(1, 1), (2, 1)]);
+    assert!(!is_known(&roster, 1), "there was nobody to take it for");
+
+    end(pick(&nodes(&roster)[&1]), 4);
+    set(&mut roster, &[(3, 1), (1, 1), (2, 1)]);
+    assert_eq!(latency(&roster, 3), latency(&roster, 1), "no other has answered");
+    assert!(!is_known(&roster, 3) && !is_known(&roster, 2));
+
+    end(pick(&nodes(&roster)[&3]), 4);
+    assert!(is_known(&roster, 3));
+    assert_ne!(latency(&roster, 3), latency(&roster, 1));
+}
