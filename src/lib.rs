@@ -70,6 +70,11 @@ mod sync;
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
+/// Those of the guides.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/hashing.md")]
+pub struct HashingGuide;
+
 pub use self::{
     balance::{
         Addressed, AddressedFuture, AtBodyEnd, AtResponse, Balance, BalanceLayer, BalancedBody,

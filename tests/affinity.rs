@@ -4,26 +4,59 @@ mod numbered;
 
 use evenkeel::{
     Endpoint, Weight,
-    policy::{Rendezvous, Rng, hash_bytes},
+    policy::{IntoPolicy, Ketama, Maglev, Rendezvous, RingHash, Rng, hash_bytes},
     pool::TestBed,
 };
 use numbered::{endpoint, index_of};
+use proptest::prelude::*;
 
 const KEYS: usize = 10_000;
 
-fn bed(endpoints: impl IntoIterator<Item = Endpoint>) -> TestBed {
-    TestBed::new(Rendezvous, endpoints).expect("there is no key to be wrong").seed(1)
+/// A policy, and how far its shares may be off by chance alone: as a standard deviation, relative.
+struct Kind {
+    name: &'static str,
+    make: fn(Vec<Endpoint>) -> TestBed,
+    deviation: f64,
+}
+
+/// Those that move no key which need not move. A ring's shares deviate by one over the root of the
+/// points of a node: arcs between random places are exponential.
+const EXACT: [Kind; 4] = [
+    Kind { name: "rendezvous", make: |set| bed(Rendezvous, set), deviation: 0.0 },
+    Kind { name: "ring", make: |set| bed(RingHash::new(), set), deviation: 1.0 / 16.0 },
+    Kind { name: "nginx", make: |set| bed(Ketama::nginx(), set), deviation: 0.079 },
+    // Nothing is in flight while keys are looked up, so the bound is never met.
+    Kind {
+        name: "bounded ring",
+        make: |set| bed(RingHash::new().bounded(1.25), set),
+        deviation: 1.0 / 16.0,
+    },
+];
+
+fn bed(policy: impl IntoPolicy, endpoints: Vec<Endpoint>) -> TestBed {
+    TestBed::new(policy, endpoints).expect("there is no key to be wrong").seed(1)
+}
+
+fn plain(indices: impl IntoIterator<Item = usize>) -> Vec<Endpoint> {
+    indices.into_iter().map(endpoint).collect()
 }
 
 fn weighted(index: usize, weight: u32) -> Endpoint {
     endpoint(index).with_weight(Weight(weight))
 }
 
-/// Where each key goes.
-fn owners(bed: &TestBed) -> Vec<usize> {
-    let key = |number: usize| hash_bytes(format!("user-{number}").as_bytes());
+fn key(number: usize) -> u64 {
+    hash_bytes(format!("user-{number}").as_bytes())
+}
+
+/// Where each of the first `keys` keys goes.
+fn owners_of(bed: &TestBed, keys: usize) -> Vec<usize> {
     let owner = |number| bed.pick(Some(key(number))).expect("some node is accepted");
-    (0..KEYS).map(|number| index_of(&owner(number))).collect()
+    (0..keys).map(|number| index_of(&owner(number))).collect()
+}
+
+fn owners(bed: &TestBed) -> Vec<usize> {
+    owners_of(bed, KEYS)
 }
 
 /// The keys whose owner is another: from where, and to where.
@@ -32,134 +65,262 @@ fn moved(before: &[usize], after: &[usize]) -> Vec<(usize, usize)> {
     pairs.filter(|(before, after)| before != after).collect()
 }
 
+impl Kind {
+    /// Within 4.5 standard deviations of the keys that are expected: those of the binomial
+    /// distribution and of the shares together.
+    #[track_caller]
+    fn assert_near(&self, found: usize, expected: f64) {
+        let variance =
+            expected * (1.0 - expected / KEYS as f64) + (expected * self.deviation).powi(2);
+        let off = (found as f64 - expected).abs() / variance.sqrt();
+        assert!(off < 4.5, "{}: {found} where {expected:.0} are due", self.name);
+    }
+}
+
 #[test]
 fn r23_removing_one_of_ten_moves_its_keys_and_no_other() {
-    let mut bed = bed((0..10).map(endpoint));
-    let before = owners(&bed);
-    for gone in 0..10 {
-        bed.update((0..10).filter(|&index| index != gone).map(endpoint));
-        let after = owners(&bed);
-        let moved = moved(&before, &after);
-        assert_eq!(moved.len(), before.iter().filter(|&&owner| owner == gone).count());
-        assert!(moved.iter().all(|&(from, _)| from == gone));
-        // And to all of the others: about 1,000 keys over nine, so 111 and a deviation of 10.
-        for other in (0..10).filter(|&index| index != gone) {
-            let taken = moved.iter().filter(|&&(_, to)| to == other).count();
-            assert!((60..=170).contains(&taken), "{gone} left {taken} to {other}");
+    for kind in &EXACT {
+        let mut bed = (kind.make)(plain(0..10));
+        let before = owners(&bed);
+        for gone in 0..10 {
+            bed.update(plain((0..10).filter(|&index| index != gone)));
+            let after = owners(&bed);
+            let moved = moved(&before, &after);
+            assert_eq!(moved.len(), before.iter().filter(|&&owner| owner == gone).count());
+            assert!(moved.iter().all(|&(from, _)| from == gone), "{}", kind.name);
+            // And to all of the others. Of the some 1,000 keys each of nine gets 111, with a
+            // deviation of 10 by chance and, where 160 arcs fall to nine, of 26 by those.
+            for other in (0..10).filter(|&index| index != gone) {
+                let taken = moved.iter().filter(|&&(_, to)| to == other).count();
+                assert!((10..=250).contains(&taken), "{gone} left {taken} to {other}");
+            }
         }
+        bed.update(plain(0..10));
+        assert_eq!(owners(&bed), before, "what comes back has its keys back");
     }
-    bed.update((0..10).map(endpoint));
-    assert_eq!(owners(&bed), before, "what comes back has its keys back");
 }
 
 /// A failed node counts as gone until it is up again.
 #[test]
 fn r23_a_failed_node_moves_its_keys_and_no_other() {
-    let bed = bed((0..10).map(endpoint));
-    let before = owners(&bed);
-    let link = bed.links().nth(3).expect("there are ten");
-    link.failed("refused");
-    let after = owners(&bed);
-    assert!(moved(&before, &after).iter().all(|&(from, to)| from == 3 && to != 3));
-    assert!(!after.contains(&3));
-    link.up();
-    assert_eq!(owners(&bed), before);
+    for kind in &EXACT {
+        let bed = (kind.make)(plain(0..10));
+        let before = owners(&bed);
+        let link = bed.links().nth(3).expect("there are ten");
+        link.failed("refused");
+        let after = owners(&bed);
+        assert!(moved(&before, &after).iter().all(|&(from, to)| from == 3 && to != 3));
+        assert!(!after.contains(&3));
+        link.up();
+        assert_eq!(owners(&bed), before);
+    }
 }
 
-/// At most 1.3/N, by the requirement; 1/11 is expected, with a deviation of 29 keys of 10,000.
+/// At most 1.3/N, by the requirement. 1/11 is expected, with a deviation of 29 keys of 10,000 by
+/// chance, and of 57 by the points of a ring.
 #[test]
 fn r23_adding_one_moves_its_share_and_only_there() {
-    for new in 10..30 {
-        let mut bed = bed((0..10).map(endpoint));
-        let before = owners(&bed);
-        bed.update((0..10).chain([new]).map(endpoint));
-        let moved = moved(&before, &owners(&bed));
-        assert!(moved.iter().all(|&(_, to)| to == new));
-        assert!((700..=1_180).contains(&moved.len()), "{} keys moved", moved.len());
+    for kind in &EXACT {
+        for new in 10..30 {
+            let mut bed = (kind.make)(plain(0..10));
+            let before = owners(&bed);
+            bed.update(plain((0..10).chain([new])));
+            let moved = moved(&before, &owners(&bed));
+            assert!(moved.iter().all(|&(_, to)| to == new), "{}", kind.name);
+            assert!(moved.len() <= 1_181, "{}: {} keys moved", kind.name, moved.len());
+            kind.assert_near(moved.len(), KEYS as f64 / 11.0);
+        }
     }
 }
 
 #[test]
 fn r23_the_order_of_endpoints_does_not_matter() {
     let mut rng = Rng::from_seed(3);
-    let mut order: Vec<_> = (0..10).collect();
-    let plain = owners(&bed(order.iter().copied().map(endpoint)));
-    let uneven = owners(&bed(order.iter().map(|&index| weighted(index, 1 + index as u32))));
-    for _ in 0..5 {
-        for last in (1..order.len()).rev() {
-            order.swap(last, rng.below(last + 1));
+    let maglev = Kind { name: "Maglev", make: |set| bed(Maglev::new(), set), deviation: 0.0 };
+    let grpc = Kind { name: "gRPC", make: |set| bed(RingHash::grpc(), set), deviation: 0.0 };
+    for kind in EXACT.iter().chain([&maglev, &grpc]) {
+        let uneven = |index: usize| weighted(index, 1 + index as u32);
+        let mut order: Vec<_> = (0..10).collect();
+        let even_owners = owners(&(kind.make)(plain(order.iter().copied())));
+        let uneven_owners = owners(&(kind.make)(order.iter().copied().map(uneven).collect()));
+        for _ in 0..3 {
+            for last in (1..order.len()).rev() {
+                order.swap(last, rng.below(last + 1));
+            }
+            assert_eq!(owners(&(kind.make)(plain(order.iter().copied()))), even_owners);
+            let shuffled = (kind.make)(order.iter().copied().map(uneven).collect());
+            assert_eq!(owners(&shuffled), uneven_owners, "{}", kind.name);
         }
-        assert_eq!(owners(&bed(order.iter().copied().map(endpoint))), plain);
-        let shuffled = order.iter().map(|&index| weighted(index, 1 + index as u32));
-        assert_eq!(owners(&bed(shuffled)), uneven);
     }
 }
 
 /// The same in every process, and in every release: a change here moves every user's keys. The
-/// owners are those that another implementation of xxHash64 and SplitMix64's finaliser gives.
+/// owners are those that another implementation of xxHash64 and SplitMix64 gives.
 #[test]
 fn r23_owners_are_for_good() {
-    let owners = owners(&bed((0..10).map(endpoint)));
-    assert_eq!(owners[..16], FIRST_OWNERS);
+    assert_eq!(owners_of(&bed(Rendezvous, plain(0..10)), 16), RENDEZVOUS_OWNERS);
+    assert_eq!(owners_of(&bed(RingHash::new(), plain(0..10)), 16), RING_OWNERS);
 }
 
-const FIRST_OWNERS: [usize; 16] = [2, 2, 6, 9, 0, 8, 3, 0, 6, 6, 6, 5, 1, 0, 4, 6];
+const RENDEZVOUS_OWNERS: [usize; 16] = [2, 2, 6, 9, 0, 8, 3, 0, 6, 6, 6, 5, 1, 0, 4, 6];
+const RING_OWNERS: [usize; 16] = [1, 5, 8, 5, 2, 4, 2, 5, 7, 8, 5, 1, 2, 6, 4, 4];
 
-/// Shares follow weights: of 10,000 keys the deviation is at most 50. A weight that grows takes keys
-/// from all, and moves none between others.
+/// Shares follow weights. A weight that grows takes keys from all, and moves none between others.
 #[test]
 fn r23_weights_move_shares_in_proportion() {
-    let weights = [1, 2, 3, 4];
-    let mut bed = bed((0..4).map(|index| weighted(index, weights[index])));
-    let before = owners(&bed);
-    for (index, &weight) in weights.iter().enumerate() {
-        let share = before.iter().filter(|&&owner| owner == index).count();
-        assert!(share.abs_diff(weight as usize * 1_000) < 210, "{index}: {share}");
+    for kind in &EXACT {
+        let weights = [1, 2, 3, 4];
+        let mut bed = (kind.make)((0..4).map(|index| weighted(index, weights[index])).collect());
+        let before = owners(&bed);
+        for (index, &weight) in weights.iter().enumerate() {
+            let share = before.iter().filter(|&&owner| owner == index).count();
+            kind.assert_near(share, f64::from(weight) * 1_000.0);
+        }
+        let grown = |index| weighted(index, if index == 0 { 3 } else { weights[index] });
+        bed.update((0..4).map(grown));
+        let after = owners(&bed);
+        assert!(moved(&before, &after).iter().all(|&(_, to)| to == 0), "{}", kind.name);
+        kind.assert_near(after.iter().filter(|&&owner| owner == 0).count(), 2_500.0);
     }
-    bed.update((0..4).map(|index| weighted(index, if index == 0 { 3 } else { weights[index] })));
-    let after = owners(&bed);
-    let moved = moved(&before, &after);
-    assert!(moved.iter().all(|&(_, to)| to == 0));
-    let share = after.iter().filter(|&&owner| owner == 0).count();
-    assert!(share.abs_diff(2_500) < 190, "3 of 12: {share}");
 }
 
-/// Equal weights of any size are the same as none.
+/// Equal weights of any size are the same as none, where bids are weighed one against the other.
 #[test]
 fn r23_equal_weights_are_no_weights() {
-    let plain = owners(&bed((0..10).map(endpoint)));
-    assert_eq!(owners(&bed((0..10).map(|index| weighted(index, 7)))), plain);
+    let even = owners(&bed(Rendezvous, plain(0..10)));
+    let sevens = (0..10).map(|index| weighted(index, 7)).collect();
+    assert_eq!(owners(&bed(Rendezvous, sevens)), even);
+    let hundreds = (0..10).map(|index| weighted(index, 100)).collect();
+    let ring = bed(RingHash::new().reference_weight(100), hundreds);
+    assert_eq!(owners(&ring), owners(&bed(RingHash::new(), plain(0..10))));
 }
 
-/// A missing key spreads, never all to one; and keys that are small numbers spread as well.
+/// A missing key spreads, never all to one; and keys that are small numbers spread as well, where
+/// they are not themselves the places.
 #[test]
 fn r23_what_has_no_key_spreads() {
-    let bed = bed((0..10).map(endpoint));
-    let spread = |key: fn(u64) -> Option<u64>| {
+    let maglev = Kind { name: "Maglev", make: |set| bed(Maglev::new(), set), deviation: 0.0 };
+    for kind in EXACT.iter().chain([&maglev]) {
+        let bed = (kind.make)(plain(0..10));
+        let mut counts = [0; 10];
+        for _ in 0..KEYS {
+            counts[index_of(&bed.pick(None).expect("all are accepted"))] += 1;
+        }
+        counts.into_iter().for_each(|count| kind.assert_near(count, 1_000.0));
+    }
+    let (rendezvous, kind) = (bed(Rendezvous, plain(0..10)), &EXACT[0]);
+    let small: [fn(u64) -> u64; 2] = [|number| number, |number| number << 32];
+    for key in small {
         let mut counts = [0; 10];
         for number in 0..KEYS as u64 {
-            counts[index_of(&bed.pick(key(number)).expect("all are accepted"))] += 1;
+            counts[index_of(&rendezvous.pick(Some(key(number))).expect("all are accepted"))] += 1;
         }
-        // 1,000 each, with a deviation of 30.
-        assert!(counts.iter().all(|count| (860..=1_140).contains(count)), "{counts:?}");
-    };
-    spread(|_| None);
-    spread(Some);
-    spread(|number| Some(number << 32));
+        counts.into_iter().for_each(|count| kind.assert_near(count, 1_000.0));
+    }
 }
 
 /// R19: a key that has tried its node goes on to the node that it would have without it.
 #[test]
 fn r23_the_next_choice_is_that_of_a_set_without_the_first() {
-    let full = bed((0..10).map(endpoint));
-    for number in 0..200 {
-        let key = Some(hash_bytes(&[number]));
-        let first = full.pick(key).expect("all are accepted");
-        let id = first.node().id();
-        let next = full.pick_except(key, &[id]).expect("nine are left");
-        let gone = index_of(&first);
-        let without = bed((0..10).filter(|&index| index != gone).map(endpoint));
-        let expected = without.pick(key).expect("all are accepted");
-        assert_eq!(index_of(&next), index_of(&expected));
+    for kind in &EXACT {
+        let full = (kind.make)(plain(0..10));
+        for number in 0..200 {
+            let key = Some(key(number));
+            let first = full.pick(key).expect("all are accepted");
+            let (id, gone) = (first.node().id(), index_of(&first));
+            drop(first);
+            let next = full.pick_except(key, &[id]).expect("nine are left");
+            let without = (kind.make)(plain((0..10).filter(|&index| index != gone)));
+            let expected = without.pick(key).expect("all are accepted");
+            assert_eq!(index_of(&next), index_of(&expected), "{}", kind.name);
+        }
+    }
+}
+
+/// What has a `hash_key` has its points by that: a replacement takes over just its keys.
+#[test]
+fn r23_a_replacement_with_the_same_hash_key_has_the_same_keys() {
+    let named =
+        |index: usize, name: usize| endpoint(index).with_metadata("hash_key", name.to_string());
+    for kind in [&EXACT[0], &EXACT[1], &EXACT[2]] {
+        let mut bed = (kind.make)((0..10).map(|index| named(index, index)).collect());
+        let before = owners(&bed);
+        bed.update(
+            (0..10).map(|index| if index == 4 { named(99, 4) } else { named(index, index) }),
+        );
+        let moved = moved(&before, &owners(&bed));
+        assert!(moved.iter().all(|&(from, to)| (from, to) == (4, 99)), "{}", kind.name);
+        assert_eq!(moved.len(), before.iter().filter(|&&owner| owner == 4).count());
+    }
+}
+
+/// Maglev moves some keys that need not move, and says so: of a hundred nodes one goes, and of all
+/// keys at most 3 % move between others.
+#[test]
+fn r23_maglev_moves_few_keys_that_need_not_move() {
+    let mut bed = bed(Maglev::new(), plain(0..100));
+    let before = owners(&bed);
+    for gone in [0, 33, 66, 99] {
+        bed.update(plain((0..100).filter(|&index| index != gone)));
+        let moved = moved(&before, &owners(&bed));
+        let excess = moved.iter().filter(|&&(from, _)| from != gone).count();
+        assert!(excess <= KEYS * 3 / 100, "{excess} keys moved for nothing");
+    }
+}
+
+/// One change to a set: a node comes, goes, or has another weight.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Add(u32),
+    Remove(usize),
+    Weigh(usize, u32),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (1..6_u32).prop_map(Change::Add),
+        (0..64_usize).prop_map(Change::Remove),
+        (0..64_usize, 1..6_u32).prop_map(|(at, weight)| Change::Weigh(at, weight)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever changes, keys move only to or from what changed.
+    #[test]
+    fn r23_no_change_moves_a_key_between_others(
+        weights in prop::collection::vec(1..6_u32, 2..12),
+        changes in prop::collection::vec(change(), 1..6),
+    ) {
+        for kind in &EXACT {
+            let mut set: Vec<(usize, u32)> = weights.iter().copied().enumerate().collect();
+            let endpoints = |set: &[(usize, u32)]| -> Vec<Endpoint> {
+                set.iter().map(|&(index, weight)| weighted(index, weight)).collect()
+            };
+            let mut bed = (kind.make)(endpoints(&set));
+            let mut before = owners_of(&bed, 500);
+            for (turn, &change) in changes.iter().enumerate() {
+                let changed = match change {
+                    Change::Add(weight) => {
+                        set.push((100 + turn, weight));
+                        100 + turn
+                    }
+                    Change::Remove(at) if set.len() > 1 => set.remove(at % set.len()).0,
+                    Change::Remove(_) => continue,
+                    Change::Weigh(at, weight) => {
+                        let at = at % set.len();
+                        set[at].1 = weight;
+                        set[at].0
+                    }
+                };
+                bed.update(endpoints(&set));
+                let after = owners_of(&bed, 500);
+                for (from, to) in moved(&before, &after) {
+                    prop_assert!(from == changed || to == changed, "{}: {from} to {to}", kind.name);
+                }
+                before = after;
+            }
+        }
     }
 }

@@ -15,8 +15,8 @@ use evenkeel::{
     discovery::StaticList,
     node::{Head, Outcome},
     policy::{
-        IntoPolicy, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RequestKey,
-        RoundRobin, WeightedRoundRobin, hash_bytes,
+        BoundedLoad, IntoPolicy, Ketama, LeastRequest, LoadMetric, Maglev, P2c, PickFirst, Random,
+        Rendezvous, RequestKey, RingHash, RoundRobin, WeightedRoundRobin, hash_bytes,
     },
     pool::TestBed,
 };
@@ -129,6 +129,25 @@ fn a_pick_and_its_lease_allocate_nothing() {
     assert_pick_allocates_nothing(LeastRequest::new().choices(5));
     assert_pick_allocates_nothing(Random);
     assert_pick_allocates_nothing(Rendezvous);
+    assert_pick_allocates_nothing(RingHash::new());
+    assert_pick_allocates_nothing(RingHash::envoy());
+    assert_pick_allocates_nothing(Maglev::envoy());
+    assert_pick_allocates_nothing(Ketama::nginx());
+    assert_pick_allocates_nothing(Ketama::libmemcached());
+}
+
+/// A hot key whose node has too much already, so that another is looked for.
+#[test]
+fn a_bounded_pick_allocates_nothing() {
+    fn assert_nothing(policy: impl IntoPolicy) {
+        let bed = TestBed::new(policy, endpoints()).unwrap();
+        let held: Vec<_> = (0..40).map(|_| bed.pick(Some(7)).unwrap()).collect();
+        assert!(held.iter().any(|lease| lease.endpoint() != held[0].endpoint()));
+        assert_eq!(allocations(|| (0..1_000).for_each(|_| drop(bed.pick(Some(7)).unwrap()))), 0);
+    }
+    assert_nothing(RingHash::new().bounded(1.25));
+    assert_nothing(Rendezvous.bounded(1.25));
+    assert_nothing(BoundedLoad::envoy(Maglev::envoy(), 125));
 }
 
 #[test]

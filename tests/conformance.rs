@@ -23,10 +23,10 @@ mod sets;
 #[path = "conformance/share.rs"]
 mod share;
 
-use case::{Case, Nature};
+use case::{Case, Nature, Points};
 use evenkeel::policy::{
-    LeastLoad, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
-    WeightedRoundRobin,
+    BoundedLoad, Ketama, LeastLoad, LeastRequest, LoadMetric, Maglev, P2c, PickFirst, Random,
+    Rendezvous, RingHash, RoundRobin, WeightedRoundRobin,
 };
 
 macro_rules! checks {
@@ -75,6 +75,18 @@ conformance! {
     pick_first: PickFirst::new().shuffle(), Nature::Sticky;
     random: Random, Nature::AtRandom;
     rendezvous: Rendezvous, Nature::ByKey;
+    ring_hash: RingHash::new(), Nature::ByRing(Points::ForAUnitOfWeight(256));
+    ring_hash_envoy: RingHash::envoy(), Nature::ByRing(Points::InAll(1_024));
+    ring_hash_grpc: RingHash::grpc(), Nature::ByRing(Points::InAll(1_024));
+    maglev: Maglev::new().table_size(16_381), Nature::ByKey;
+    maglev_envoy: Maglev::envoy(), Nature::ByKey;
+    ketama_nginx: Ketama::nginx(), Nature::ByRing(Points::ForAUnitOfWeight(160));
+    ketama_libmemcached: Ketama::libmemcached(), Nature::ByRing(Points::ForANode(160));
+    rendezvous_bounded: Rendezvous.bounded(1.25), Nature::ByKey;
+    ring_hash_bounded: RingHash::new().bounded(1.25), Nature::ByRing(Points::ForAUnitOfWeight(256));
+    maglev_bounded: Maglev::new().table_size(16_381).bounded(1.0), Nature::ByKey;
+    ring_hash_bounded_envoy: BoundedLoad::envoy(RingHash::envoy(), 150), Nature::ByRing(Points::InAll(1_024));
+    maglev_bounded_envoy: BoundedLoad::envoy(Maglev::new().table_size(16_381), 120), Nature::ByKey;
     p2c_cost: P2c::default(), Nature::ByLoad;
     p2c_peak_ewma: P2c::peak_ewma(), Nature::ByLoad;
     p2c_in_flight: P2c::by(LoadMetric::InFlight), Nature::ByLoad;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Clock, Node, Signal, Sleep, report::Reports, rng::Seeds};
+use super::{Clock, Node, Signal, Sleep, crowd::CrowdCount, report::Reports, rng::Seeds};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The latency that a pool assumes before its first answer.
@@ -26,6 +26,7 @@ pub(crate) struct Fleet {
     pub(crate) recent: RecentLatency,
     /// What the policy makes of load reports.
     pub(crate) reports: Reports,
+    pub(crate) crowd: CrowdCount,
     /// Set by any response head, cleared by a node whose requests begin to be abandoned: tells a
     /// node that hangs alone from a pool that does.
     answered: AtomicBool,
@@ -69,6 +70,7 @@ impl Fleet {
             seeds,
             recent: RecentLatency::new(),
             reports: Reports::default(),
+            crowd: CrowdCount::new(),
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
             attention,

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{LatencyModel, LoadReport, Node, Outcome, Verdict, oldest::Generation, stats::Timing};
+use super::{
+    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict, oldest::Generation, stats::Timing,
+};
 use crate::endpoint::Endpoint;
 
 /// Counts a request on its node until it is dropped. Dropped before
@@ -14,9 +16,9 @@ pub struct Lease {
     state: State,
 }
 
-/// From the lowest bit: the stage (2 bits), the latency model (2), the generation (4), and a time in
-/// nanoseconds (56): up to the head when the request began, from then on how long that took. The
-/// beginning wraps after 2.2 years; it is only compared with times less than half of that away.
+/// From the lowest bit: the stage (2 bits), the latency model (2), the generation (4), whether the
+/// request is counted in the fleet's crowd (1), and a time in nanoseconds (55): up to the head when
+/// the request began, from then on how long that took. The beginning wraps after 1.1 years; it is only compared with times less than half of that away.
 #[derive(Clone, Copy)]
 struct State(u64);
 
@@ -61,6 +63,13 @@ impl Lease {
             Some((now, model)) => State::new(model, node.stats.begin_waiting(now), now),
         };
         Some(Self { node: Arc::clone(node), state })
+    }
+
+    /// Takes over the request's place in the crowd, until it is released.
+    #[inline]
+    pub(crate) fn count(&mut self, place: Counted<'_>) {
+        place.hand_over();
+        self.state.set_counted();
     }
 
     /// The endpoint, as discovery describes it now.
@@ -212,6 +221,10 @@ impl Lease {
         if self.node.stats.leave() {
             self.node.left_idle();
         }
+        // After it has left: whoever no longer finds it in the crowd finds its place free.
+        if self.state.is_counted() {
+            self.node.fleet.crowd.leave();
+        }
     }
 
     #[cold]
@@ -248,7 +261,9 @@ impl Lease {
 // === impl State ===
 
 impl State {
-    const TIME_SHIFT: u32 = 8;
+    const TIME_SHIFT: u32 = 9;
+    const COUNTED: u64 = 1 << 8;
+    const BELOW_TIME: u64 = (1 << Self::TIME_SHIFT) - 1;
 
     #[inline]
     fn new(model: LatencyModel, generation: Generation, since: u64) -> Self {
@@ -290,19 +305,29 @@ impl State {
         Generation((self.0 >> 4 & 0b1111) as u8)
     }
 
+    #[inline]
+    fn set_counted(&mut self) {
+        self.0 |= Self::COUNTED;
+    }
+
+    #[inline]
+    fn is_counted(self) -> bool {
+        self.0 & Self::COUNTED != 0
+    }
+
     fn time(self) -> u64 {
         self.0 >> Self::TIME_SHIFT
     }
 
     fn set_time(&mut self, nanos: u64) {
         let most = u64::MAX >> Self::TIME_SHIFT;
-        self.0 = self.0 & 0xff | nanos.min(most) << Self::TIME_SHIFT;
+        self.0 = self.0 & Self::BELOW_TIME | nanos.min(most) << Self::TIME_SHIFT;
     }
 
     /// How long after its time `now` is; nothing if the clock went back.
     #[inline]
     fn nanos_until(self, now: u64) -> u64 {
-        let passed = (now << Self::TIME_SHIFT).wrapping_sub(self.0 & !0xff) as i64;
+        let passed = (now << Self::TIME_SHIFT).wrapping_sub(self.0 & !Self::BELOW_TIME) as i64;
         passed.max(0) as u64 >> Self::TIME_SHIFT
     }
 }

@@ -5,6 +5,7 @@
 //! [`Link`].
 
 mod clock;
+mod crowd;
 mod fade;
 mod fleet;
 mod lease;
@@ -35,6 +36,7 @@ pub use self::{
 };
 pub(crate) use self::{
     clock::{Sleep, after},
+    crowd::{Counted, Crowd},
     fleet::Fleet,
     rng::{Seeds, mix},
     signal::{Listener, Signal},

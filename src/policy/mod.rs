@@ -7,12 +7,12 @@
 
 mod edf;
 mod envoy;
+mod hash;
 mod key;
 mod least_load;
 mod metric;
 mod pick_first;
 mod random;
-mod rendezvous;
 mod round_robin;
 mod stride;
 mod weighted_round_robin;
@@ -26,19 +26,22 @@ use std::{
 
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
-    key::{ByFn, ByHeader, Keyed, NoKey, RequestKey, hash_bytes},
+    hash::{BoundedLoad, HashPolicy, Ketama, Maglev, Rendezvous, RingFunction, RingHash},
+    key::{
+        ByCookie, ByExtension, ByFn, ByHeader, ByPath, ByQuery, HashKey, HashedBy, KeyHash, Keyed,
+        NoKey, RequestKey, Terminal, Then, hash_bytes,
+    },
     least_load::{LeastLoad, LeastRequest, P2c},
     metric::LoadMetric,
     pick_first::PickFirst,
     random::Random,
-    rendezvous::Rendezvous,
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
 pub use crate::node::{LatencyModel, Rng, WeighReport};
 use crate::{
     error::BuildError,
-    node::{Fleet, Node, NodeId},
+    node::{Counted, Crowd, Fleet, Node, NodeId},
 };
 
 /// Configuration and factory of pickers.
@@ -99,6 +102,19 @@ pub trait Policy: Send + Sync + 'static {
         None
     }
 
+    /// The hash that the keys of requests are read by; xxHash64 by default.
+    fn key_hash(&self) -> KeyHash {
+        KeyHash::XxHash64
+    }
+
+    /// Whether the configuration makes sense: asked before a balancer is built.
+    ///
+    /// # Errors
+    /// What is wrong with it, mostly a [`BuildError::Setting`].
+    fn check(&self) -> Result<(), BuildError> {
+        Ok(())
+    }
+
     /// A picker over the nodes of one tier.
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker>;
 }
@@ -119,6 +135,14 @@ pub trait Picker: Send + Sync + 'static {
 pub enum Pick {
     /// Use the node at this index.
     Use(usize),
+    /// Use the node at `index` if fewer than `cap` requests are in flight there at that moment. Where
+    /// others were faster, the picker is asked again.
+    UseBelow {
+        /// The node's index in [`PickContext::nodes`].
+        index: usize,
+        /// From how many requests in flight on it is full for this one.
+        cap: u32,
+    },
     /// Ask again when a node's connection or the set has changed, although one might be used now.
     Wait,
     /// No node of this tier is accepted.
@@ -172,6 +196,8 @@ pub struct PickContext<'a> {
     rng: Option<Rng>,
     /// The time in nanoseconds of the fleet, once it was read.
     nanos: Option<u64>,
+    /// The place of this request among those that are counted for a bounded load.
+    counted: Option<Counted<'a>>,
 }
 
 /// Makes the policies of balancers: any [`Policy`] that is `Clone`, or one with a request key.
@@ -182,7 +208,7 @@ pub trait IntoPolicy {
     /// A source of policies, one for each balancer, and the key.
     ///
     /// # Errors
-    /// A key that can never match is a [`BuildError::Key`].
+    /// A key that can never match is a [`BuildError::Key`]; or what [`Policy::check`] says.
     fn into_policy(self) -> Result<(PolicyFactory, Self::Key), BuildError>;
 }
 
@@ -253,7 +279,18 @@ impl<'a> PickContext<'a> {
         cap: Option<u32>,
         scope: Scope,
     ) -> Self {
-        Self { nodes, fleet, key, tried, cap, scope, must_be_up: false, rng: None, nanos: None }
+        Self {
+            nodes,
+            fleet,
+            key,
+            tried,
+            cap,
+            scope,
+            must_be_up: false,
+            rng: None,
+            nanos: None,
+            counted: None,
+        }
     }
 
     /// From here on only nodes that are up are accepted.
@@ -336,6 +373,20 @@ impl<'a> PickContext<'a> {
         self.rng.get_or_insert_with(|| fleet.seeds.rng())
     }
 
+    /// The requests that are counted for a bounded load: this one with them, from the first look on.
+    #[inline]
+    pub(crate) fn crowd(&mut self) -> Crowd {
+        let fleet = self.fleet;
+        self.counted.get_or_insert_with(|| fleet.crowd.enter());
+        fleet.crowd.look()
+    }
+
+    /// The place that the lease of this request takes over, if it is to be counted.
+    #[inline]
+    pub(crate) fn take_counted(&mut self) -> Option<Counted<'a>> {
+        self.counted.take()
+    }
+
     /// One of the accepted nodes, each as likely as any other; for when drawing at random has met
     /// too many that are not accepted.
     pub fn any_accepted(&mut self) -> Option<usize> {
@@ -387,6 +438,7 @@ impl<P: Policy + Clone + Sync> IntoPolicy for P {
     type Key = NoKey;
 
     fn into_policy(self) -> Result<(PolicyFactory, NoKey), BuildError> {
+        self.check()?;
         Ok((PolicyFactory::cloning(self), NoKey))
     }
 }

@@ -49,6 +49,9 @@ pub(crate) enum Choice<'a, S> {
 
 /// Picks that may lose their place to another request before the call takes the long way.
 const LOST_RACES: usize = 3;
+/// The same where the picker bounds loads: that is how it keeps the bound, and each race is lost to a
+/// request that got its place.
+const LOST_BOUNDED_RACES: usize = 256;
 
 // === impl Snapshot ===
 
@@ -143,9 +146,11 @@ impl<S, K> Snapshot<S, K> {
         tried: &[NodeId],
         cx: &mut PickContext<'_>,
     ) -> Choice<'a, S> {
-        for _ in 0..LOST_RACES {
-            let index = match tier.picker.pick(cx) {
-                Pick::Use(index) => index,
+        let mut lost = 0;
+        loop {
+            let pick = tier.picker.pick(cx);
+            let index = match pick {
+                Pick::Use(index) | Pick::UseBelow { index, .. } => index,
                 Pick::Wait => return Choice::Wait,
                 Pick::Fail => return Choice::Fail,
             };
@@ -154,30 +159,44 @@ impl<S, K> Snapshot<S, K> {
             if !tried.is_empty() && tried.contains(&node.id()) {
                 return Choice::Fail;
             }
-            let (index, node) = if node.link.is_up() {
-                (index, node)
+            let (pick, index, node) = if node.link.is_up() {
+                (pick, index, node)
             } else {
-                let index = connected_instead(node, &*tier.picker, self.scope, cx);
-                match index.and_then(|index| Some((index, tier.nodes.get(index)?))) {
-                    Some(found) => found,
-                    None => return Choice::Wait,
-                }
+                let pick = connected_instead(node, &*tier.picker, self.scope, cx);
+                let (Pick::Use(index) | Pick::UseBelow { index, .. }) = pick else {
+                    return Choice::Wait;
+                };
+                let Some(node) = tier.nodes.get(index) else { return Choice::Wait };
+                (pick, index, node)
             };
             let timed = match self.model {
                 LatencyModel::None => None,
                 model => Some((cx.nanos(), model)),
             };
-            if let Some(lease) = Lease::acquire(node, self.limits.max_in_flight, timed) {
+            let (cap, races) = match pick {
+                Pick::UseBelow { cap, .. } => {
+                    let most = self.limits.max_in_flight;
+                    (Some(most.map_or(cap, |most| most.min(cap))), LOST_BOUNDED_RACES)
+                }
+                _ => (self.limits.max_in_flight, LOST_RACES),
+            };
+            if let Some(mut lease) = Lease::acquire(node, cap, timed) {
                 // Counted first, looked second: so either this sees that the node is retired, or
                 // whoever retires it sees the request, and lets it drain.
                 if node.is_retired() {
                     lease.cancel();
                     return Choice::Stale;
                 }
+                if let Some(place) = cx.take_counted() {
+                    lease.count(place);
+                }
                 return Choice::Take(lease, &tier.services[index]);
             }
+            lost += 1;
+            if lost >= races {
+                return Choice::Raced;
+            }
         }
-        Choice::Raced
     }
 
     /// Whether all nodes of the tier that a request may still use failed and have not been up since.
@@ -197,7 +216,7 @@ impl<S, K> Snapshot<S, K> {
         for tier in &self.tiers {
             let mut cx = PickContext::new(&tier.nodes, fleet, None, &[], cap, self.scope);
             match tier.picker.pick(&mut cx) {
-                Pick::Use(index) => return tier.nodes.get(index),
+                Pick::Use(index) | Pick::UseBelow { index, .. } => return tier.nodes.get(index),
                 Pick::Wait => return None,
                 Pick::Fail => {}
             }
@@ -293,18 +312,15 @@ fn connected_instead(
     picker: &dyn Picker,
     scope: Scope,
     cx: &mut PickContext<'_>,
-) -> Option<usize> {
+) -> Pick {
     picked.want();
     if scope == Scope::Listed && cx.key().is_some() {
         // Its first dial; once that has failed, the picker walks past it. A request without a key
         // has no node of its own to wait for.
-        return None;
+        return Pick::Wait;
     }
     cx.require_up();
-    match picker.pick(cx) {
-        Pick::Use(index) => Some(index),
-        Pick::Wait | Pick::Fail => None,
-    }
+    picker.pick(cx)
 }
 
 impl<S, K> fmt::Debug for Snapshot<S, K> {

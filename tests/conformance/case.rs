@@ -21,12 +21,22 @@ pub(crate) enum Nature {
     AtRandom,
     /// By the key; by chance where there is none.
     ByKey,
+    /// The same, by points at random places: shares are only as even as those.
+    ByRing(Points),
     /// The less loaded of two.
     ByLoad,
     /// The least loaded of more than two.
     ByLoadOfMany,
     /// One node for all requests, as long as it can be used; by chance which.
     Sticky,
+}
+
+/// How many points a ring has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Points {
+    ForAUnitOfWeight(u32),
+    ForANode(u32),
+    InAll(u32),
 }
 
 pub(crate) struct Case {
@@ -64,7 +74,11 @@ impl Case {
 
     /// The key of a request, for a policy that wants one.
     pub(crate) fn key(&self, rng: &mut Rng) -> Option<u64> {
-        (self.nature == Nature::ByKey).then(|| rng.next_u64())
+        self.is_by_key().then(|| rng.next_u64())
+    }
+
+    pub(crate) fn is_by_key(&self) -> bool {
+        matches!(self.nature, Nature::ByKey | Nature::ByRing(_))
     }
 
     pub(crate) fn is_by_load(&self) -> bool {
@@ -100,8 +114,32 @@ impl Case {
     pub(crate) fn assert_fair(&self, counts: &[u64]) {
         match self.nature {
             Nature::Sticky => assert_one(counts),
-            _ => assert_even(counts),
+            _ => self.assert_shares(counts, &vec![1.0; counts.len()]),
         }
+    }
+
+    /// Every cell has its share as far as chance can tell, that of a ring's points included.
+    ///
+    /// The lengths of arcs between random points are Dirichlet distributed, with as many parameters
+    /// of 1 as there are points. The counts of N keys over nodes with M points in all are then
+    /// Dirichlet-multinomial: their variances, and so chi-square, are those of fixed shares times
+    /// (N + M) / (1 + M).
+    #[track_caller]
+    pub(crate) fn assert_shares(&self, counts: &[u64], weights: &[f64]) {
+        let Nature::ByRing(points) = self.nature else {
+            return assert_shares(counts, weights);
+        };
+        let points = match points {
+            Points::ForAUnitOfWeight(points) => f64::from(points) * weights.iter().sum::<f64>(),
+            Points::ForANode(points) => f64::from(points) * weights.len() as f64,
+            Points::InAll(points) => f64::from(points),
+        };
+        let spread = (counts.iter().sum::<u64>() as f64 + points) / (1.0 + points);
+        let (found, limit) = (chi_square(counts, weights) / spread, chi_square_limit(counts.len()));
+        assert!(
+            found < limit,
+            "chi-square {found:.1} above {limit:.1}: {counts:?} for {weights:?}"
+        );
     }
 
     /// All within so many per cent of their mean; of a policy that stays where it is, one has all.
@@ -109,6 +147,7 @@ impl Case {
     pub(crate) fn assert_within(&self, counts: &[u64], per_cent: f64) {
         match self.nature {
             Nature::Sticky => assert_one(counts),
+            Nature::ByRing(_) => self.assert_fair(counts),
             _ => assert_within(counts, per_cent),
         }
     }
@@ -146,11 +185,6 @@ pub(crate) fn chi_square_limit(cells: usize) -> f64 {
 pub(crate) fn assert_shares(counts: &[u64], weights: &[f64]) {
     let (found, limit) = (chi_square(counts, weights), chi_square_limit(counts.len()));
     assert!(found < limit, "chi-square {found:.1} above {limit:.1}: {counts:?} for {weights:?}");
-}
-
-#[track_caller]
-pub(crate) fn assert_even(counts: &[u64]) {
-    assert_shares(counts, &vec![1.0; counts.len()]);
 }
 
 /// All within so many per cent of their mean.

@@ -88,7 +88,7 @@ pub(crate) fn connected_nodes_come_first(case: &Case) {
     let picked = up.map(|index| counts[index]);
     assert_eq!(picked.iter().sum::<u64>(), 6_000, "{counts:?}");
     case.assert_fair(&picked);
-    if case.nature == Nature::ByKey {
+    if case.is_by_key() {
         for _ in 0..300 {
             let key = case.key(&mut rng);
             let Some(lease) = bed.pick(key) else { continue };
@@ -115,6 +115,8 @@ pub(crate) fn the_rest_keeps_its_weights(case: &Case) {
     assert_eq!(counts[0], 0);
     match case.nature {
         Nature::Sticky => assert_one(&counts[1..]),
+        // A ring of bounded size has hardly a point for nodes as light as that.
+        Nature::ByRing(_) => assert_eq!(counts[1] + counts[2], 8_000),
         _ => assert_shares(&counts[1..], &[3.0, 1.0]),
     }
 }

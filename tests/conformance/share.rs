@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use evenkeel::{Endpoint, Weight, policy::Rng};
 
 use crate::{
-    case::{Case, Nature, assert_even, assert_shares, assert_within, succeed},
+    case::{Case, Nature, assert_shares, assert_within, succeed},
     hand_time::HandTime,
     numbered::{endpoint, index_of},
 };
@@ -36,8 +36,8 @@ pub(crate) fn unequal_weights_get_their_shares(case: &Case) {
             let counts = case.count(&bed, 4, 4_000);
             assert_within(&[counts[0], counts[1] / 2, counts[2] / 3, counts[3] / 4], 2.0);
         }
-        Nature::AtRandom | Nature::ByKey => {
-            assert_shares(&case.count(&bed, 4, 20_000), &shares);
+        Nature::AtRandom | Nature::ByKey | Nature::ByRing(_) => {
+            case.assert_shares(&case.count(&bed, 4, 20_000), &shares);
         }
         // Not the requests of one balancer, but balancers, share by weight.
         Nature::Sticky => {
@@ -97,7 +97,7 @@ pub(crate) fn r16_fresh_balancers_do_not_herd(case: &Case) {
         let bed = case.bed_of(10, seed);
         counts[index_of(&bed.pick(case.key(&mut keys)).unwrap())] += 1;
     }
-    assert_even(&counts);
+    case.assert_shares(&counts, &[1.0; 10]);
 }
 
 /// A rebuild after every few requests: with the same nodes, and with one that comes and goes.
@@ -151,7 +151,7 @@ pub(crate) fn r16_rebuilds_with_weights_do_not_bias(case: &Case) {
                 bed.rebuild();
             }
         }
-        assert_shares(&counts, &[1.0, 2.0, 3.0, 4.0]);
+        case.assert_shares(&counts, &[1.0, 2.0, 3.0, 4.0]);
     }
     let (rising, falling) = ([1, 2, 3, 4], [4, 3, 2, 1]);
     let mut bed = case.bed(endpoints(rising), 4);
@@ -164,7 +164,7 @@ pub(crate) fn r16_rebuilds_with_weights_do_not_bias(case: &Case) {
         counts[index_of(&lease)] += 1;
         succeed(lease);
     }
-    assert_even(&counts);
+    case.assert_shares(&counts, &[1.0; 4]);
 }
 
 /// No dogpile on the neighbour: 72,000 requests over nine nodes give a standard deviation of 1.05 %
