@@ -83,6 +83,9 @@ impl<S: Clone, K> Detour<S, K> {
             // It had no room, and must not look fast for that.
             lease.fail(Outcome::Overloaded.into());
         }
+        if how.died {
+            lease.fail(Outcome::Failure.into());
+        }
         self.leave(lease, Some(cause));
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Begun {
 pub(crate) struct Began {
     /// The endpoint itself may be asked once more, if there is no other.
     pub(crate) here: bool,
+    /// The endpoint's connection died with it.
+    pub(crate) died: bool,
     /// A peer may have processed it, and it does no harm if another does.
     pub(crate) ambiguous: bool,
 }

@@ -2,6 +2,8 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod faults;
+mod restart;
 mod server;
 
 use std::{
@@ -270,29 +272,6 @@ async fn http2_requests_are_balanced_one_by_one() {
         assert_eq!(answered[&server.address], 100);
         assert_eq!(server.seen.accepted.load(Ordering::SeqCst), 1, "one connection carries all");
     }
-}
-
-/// R21, R14: a server that says GOAWAY often, soon after each connection, loses no traffic for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r21_a_graceful_goaway_is_no_failure() {
-    let servers = [Server::start_http2_for(50).await, Server::start_http2_for(50).await];
-    let registry = Registry::new();
-    let _held = servers.each_ref().map(|server| registry.register(server.endpoint()).unwrap());
-    let balance = Balance::builder(registry)
-        .policy(RoundRobin::new())
-        .make(Http::default().http2_prior_knowledge())
-        .unwrap();
-    balance.ready().await.unwrap();
-    let (answered, errors) = load(&balance, 2_000, 1).await;
-    // With one request at a time a GOAWAY catches one at the most, and that one is unprocessed.
-    assert!(
-        errors.iter().all(|error| error.is_unprocessed() && !error.is_no_endpoint()),
-        "{errors:?}"
-    );
-    let accepted = servers.each_ref().map(|server| server.seen.accepted.load(Ordering::SeqCst));
-    assert!(errors.len() <= accepted.iter().sum::<usize>(), "{errors:?}");
-    assert_eq!(answered.values().sum::<usize>() + errors.len(), 2_000);
-    assert!(accepted.iter().all(|&accepted| accepted >= 5), "connections were replaced");
 }
 
 /// A body that breaks off because its own source refused says nothing of the endpoint, and the

@@ -23,21 +23,32 @@ pub(super) struct Job {
     body: RequestBody,
     /// A peer has refused its stream. Another time it is the caller's turn to decide.
     refused: bool,
-    /// It was sent on a connection that died, and is sent again for being idempotent.
-    ambiguous: bool,
+    /// How many connections have died with it, which is sent again for being idempotent.
+    deaths: u8,
 }
 
 /// Why a request got no response.
 pub(super) enum Failed {
-    /// Here it is: another endpoint may have it, or, where `here` says so, this one once more.
+    /// Here it is: another endpoint may have it.
     Back {
         job: Box<Job>,
         cause: BoxError,
-        here: bool,
+        why: Why,
     },
     /// Not processed, and it cannot be sent again.
     Unprocessed(BoxError),
     Ambiguous(BoxError),
+}
+
+/// Why a request comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Never sent, or the peer will not process it.
+    Unsent,
+    /// Its stream was refused: this endpoint may have it once more, too.
+    Refused,
+    /// The connection died with it.
+    Died,
 }
 
 /// What to do next.
@@ -49,7 +60,7 @@ enum Next {
     /// Back to whoever called; see [`Failed::Back`].
     Back {
         cause: BoxError,
-        here: bool,
+        why: Why,
     },
     Fail(Failed),
 }
@@ -57,6 +68,10 @@ enum Next {
 /// How many connections may turn out closed before the request asks for a new one, and how many may
 /// go away with it before it is another endpoint's turn.
 const TRIES: usize = 3;
+
+/// How many connections may die with an idempotent request. That is no more, since the request itself
+/// may be what they die of.
+const DEATHS: u8 = 2;
 
 /// Sends a request on connections of `pool`, until there is a response or no hope.
 pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<HttpBody>, Failed> {
@@ -74,7 +89,7 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
             Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
             Ok(grant) => grant,
             Err(error) => {
-                return Err(Failed::Back { job, cause: error.into(), here: false });
+                return Err(Failed::Back { job, cause: error.into(), why: Why::Unsent });
             }
         };
         let name = grant.name();
@@ -93,7 +108,7 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
         };
         match next {
             Next::Again { fresh: anew } => fresh = anew,
-            Next::Back { cause, here } => return Err(Failed::Back { job, cause, here }),
+            Next::Back { cause, why } => return Err(Failed::Back { job, cause, why }),
             Next::Fail(failed) => return Err(failed),
         }
     }
@@ -142,17 +157,21 @@ async fn http1(
         // A new connection that dies before its first request, or one too many that did.
         return Err(match used && tries <= TRIES {
             true => job.again(false, error),
-            false => job.hand_back(false, error),
+            false => job.hand_back(Why::Unsent, error),
         });
     }
-    // The peer closed it between two requests, as servers do, or died with this one: nobody knows. An
-    // idempotent request may be sent again, once (RFC 9110 section 9.2.2).
-    let quiet = used && !monitor.has_heard() && !monitor.is_cut() && !error.is_user();
-    let repeatable = quiet && job.head.method.is_idempotent();
-    if !mem::replace(&mut job.ambiguous, true) && repeatable {
-        return Err(job.again(true, error));
+    // The peer closed it between two requests, as servers do, or before the first, as those that end
+    // do; or it died of this one: nobody knows. An idempotent request may be sent again (RFC 9110 section
+    // 9.2.2): once here, on a connection that is new, and once elsewhere.
+    job.deaths += 1;
+    let quiet = !monitor.has_heard() && !monitor.is_cut() && !error.is_user();
+    if !quiet || !job.head.method.is_idempotent() || job.deaths > DEATHS {
+        return Err(Next::Fail(Failed::Ambiguous(error.into())));
     }
-    Err(Next::Fail(Failed::Ambiguous(error.into())))
+    Err(match used && job.deaths == 1 {
+        true => job.again(true, error),
+        false => job.hand_back(Why::Died, error),
+    })
 }
 
 /// One try on a stream of an HTTP/2 connection.
@@ -164,7 +183,7 @@ async fn http2(
     tries: usize,
 ) -> Result<Response<HttpBody>, Next> {
     let Some(runtime) = pool.link.runtime().or_else(|| Handle::try_current().ok()) else {
-        return Err(job.hand_back(false, "a tokio runtime is needed to send"));
+        return Err(job.hand_back(Why::Unsent, "a tokio runtime is needed to send"));
     };
     let mut head = job.head.clone();
     name.dress_http2(&mut head);
@@ -176,9 +195,9 @@ async fn http2(
         h2::Failed::Unsent(cause) | h2::Failed::Above(cause) if tries <= TRIES => {
             job.again(false, cause)
         }
-        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) => job.hand_back(false, cause),
+        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) => job.hand_back(Why::Unsent, cause),
         h2::Failed::Refused(cause) if !mem::replace(&mut job.refused, true) => {
-            job.hand_back(true, cause)
+            job.hand_back(Why::Refused, cause)
         }
         h2::Failed::Refused(cause) | h2::Failed::Unfit(cause) => Next::Fail(job.unprocessed(cause)),
         h2::Failed::Ambiguous(cause) => Next::Fail(Failed::Ambiguous(cause)),
@@ -196,28 +215,28 @@ impl Job {
     {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body);
-        Box::new(Self { head, body, refused: false, ambiguous: false })
+        Box::new(Self { head, body, refused: false, deaths: 0 })
     }
 
     /// Whether a peer may have processed it.
     pub(super) fn is_ambiguous(&self) -> bool {
-        self.ambiguous
+        self.deaths > 0
     }
 
     /// The request as it was given, unless it has a past.
     pub(super) fn into_request<B: 'static>(self: Box<Self>) -> Result<Request<B>, Box<Self>> {
-        if self.refused || self.ambiguous {
+        if self.refused || self.is_ambiguous() {
             return Err(self);
         }
-        let Self { head, body, refused, ambiguous } = *self;
+        let Self { head, body, refused, deaths } = *self;
         match body.take_back() {
             Ok(body) => Ok(Request::from_parts(head, body)),
-            Err(body) => Err(Box::new(Self { head, body: *body, refused, ambiguous })),
+            Err(body) => Err(Box::new(Self { head, body: *body, refused, deaths })),
         }
     }
 
     fn unprocessed(&self, cause: BoxError) -> Failed {
-        match self.ambiguous {
+        match self.is_ambiguous() {
             true => Failed::Ambiguous(cause),
             false => Failed::Unprocessed(cause),
         }
@@ -232,9 +251,9 @@ impl Job {
     }
 
     /// Back to whoever called, likewise.
-    fn hand_back(&mut self, here: bool, cause: impl Into<BoxError>) -> Next {
+    fn hand_back(&mut self, why: Why, cause: impl Into<BoxError>) -> Next {
         match self.body.rewind() {
-            true => Next::Back { cause: cause.into(), here },
+            true => Next::Back { cause: cause.into(), why },
             false => Next::Fail(self.unprocessed(cause.into())),
         }
     }

@@ -14,7 +14,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    attempt::{self, Failed, Job},
+    attempt::{self, Failed, Job, Why},
     body::HttpBody,
     pool::Pool,
 };
@@ -30,9 +30,9 @@ use crate::error::{Began, BoxError, Unsent};
 /// processed is [ambiguous](Unsent::is_unprocessed). One that was sent and provably not processed is
 /// sent again, with what was kept of its body (the first 64 KiB, until the response head comes): on a
 /// new connection where the peer said GOAWAY, and through a [`Balance`](crate::Balance) on another
-/// endpoint, or here, where it refused the stream. So is one whose method is idempotent, once, when
-/// an HTTP/1.1 connection that had served others died before a byte of the response (RFC 9110 section
-/// 9.2.2).
+/// endpoint, or here, where it refused the stream. So is one whose method is idempotent, when an
+/// HTTP/1.1 connection died before a byte of the response (RFC 9110 section 9.2.2): once on a new
+/// connection, where it had served others, and through a balancer once on another endpoint.
 ///
 /// An upgrade of HTTP/1.1, and CONNECT, is taken from the response with `hyper::upgrade::on`. On
 /// HTTP/2 the two bodies are the tunnel (RFC 9113 section 8.5, RFC 8441).
@@ -104,17 +104,18 @@ impl<B> fmt::Debug for HttpFuture<B> {
 
 /// The request as it was, if it was not begun; else as what another service of this kind takes up.
 fn unsent<B: 'static>(failed: Failed) -> Unsent<Request<B>> {
-    let (job, cause, here) = match failed {
-        Failed::Back { job, cause, here } => (job, cause, here),
+    let (job, cause, why) = match failed {
+        Failed::Back { job, cause, why } => (job, cause, why),
         Failed::Unprocessed(cause) => return Unsent::unprocessed(cause),
         Failed::Ambiguous(cause) => return Unsent::ambiguous(cause),
     };
-    let ambiguous = job.is_ambiguous();
+    let how =
+        Began { here: why == Why::Refused, died: why == Why::Died, ambiguous: job.is_ambiguous() };
     match job.into_request() {
         Ok(request) => Unsent::returned(request, cause),
         Err(job) => {
             let resume = move |service: &mut HttpService| service.begin::<B>(job);
-            Unsent::begun::<HttpService, _>(resume, cause, Began { here, ambiguous })
+            Unsent::begun::<HttpService, _>(resume, cause, how)
         }
     }
 }

@@ -49,7 +49,7 @@ impl Pool {
                     slot.give_back();
                     break;
                 };
-                match next.send(Ok(Grant::Http2(slot))) {
+                match next.grant.send(Ok(Grant::Http2(slot))) {
                     Ok(()) => {
                         state.waiting = state.waiting.saturating_sub(1);
                         break;

@@ -17,8 +17,10 @@ impl Pool {
         if lane.is_old(now) {
             return Some(lane);
         }
-        while let Some(next) = state.line.pop_front() {
-            match next.send(Ok(Grant::Http1(lane))) {
+        loop {
+            let index = state.line.iter().position(|place| !(place.fresh && lane.used));
+            let Some(next) = index.and_then(|index| state.line.remove(index)) else { break };
+            match next.grant.send(Ok(Grant::Http1(lane))) {
                 Ok(()) => {
                     state.waiting = state.waiting.saturating_sub(1);
                     return None;
@@ -111,7 +113,7 @@ impl Pool {
                 state.waiting = 0;
                 break;
             };
-            if next.send(Err(error.clone())).is_ok() {
+            if next.grant.send(Err(error.clone())).is_ok() {
                 state.waiting -= 1;
                 fails -= 1;
             }

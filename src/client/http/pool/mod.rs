@@ -61,7 +61,7 @@ struct State {
     idle: VecDeque<Lane>,
     /// The oldest first.
     trunks: VecDeque<Trunk>,
-    line: VecDeque<oneshot::Sender<Granted>>,
+    line: VecDeque<Place>,
     /// Those in line who still wait. A dial is on its way while there are any.
     waiting: usize,
     dialing: usize,
@@ -74,6 +74,13 @@ struct State {
     closed: bool,
     last_id: u64,
     monitors: Vec<Weak<Monitor>>,
+}
+
+/// One who waits in line.
+struct Place {
+    grant: oneshot::Sender<Granted>,
+    /// Only for a connection that has carried nothing yet.
+    fresh: bool,
 }
 
 /// A connection for one request.
@@ -133,7 +140,7 @@ impl Pool {
                 }
                 match if fresh { None } else { state.idle.pop_back() } {
                     Some(lane) => lane,
-                    None => return Checkout::Later(self.queue(&mut state)),
+                    None => return Checkout::Later(self.queue(&mut state, fresh)),
                 }
             };
             // The socket is looked at without the lock.
@@ -148,9 +155,9 @@ impl Pool {
         self.state().open > 0
     }
 
-    fn queue(self: &Arc<Self>, state: &mut State) -> Waiter {
+    fn queue(self: &Arc<Self>, state: &mut State, fresh: bool) -> Waiter {
         let (grant, granted) = oneshot::channel();
-        state.line.push_back(grant);
+        state.line.push_back(Place { grant, fresh });
         state.waiting += 1;
         self.start_dials(state);
         Waiter::new(Arc::clone(self), granted)

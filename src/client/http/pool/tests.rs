@@ -192,7 +192,7 @@ async fn t6_the_counts_are_exact_when_requests_are_given_up_and_connections_brea
                     let state = pool.state();
                     let kept = state.idle.len() + state.trunks.len();
                     if state.waiting == 0 && state.dialing == 0 && state.open == kept {
-                        break assert!(state.line.iter().all(oneshot::Sender::is_closed));
+                        break assert!(state.line.iter().all(|place| place.grant.is_closed()));
                     }
                 }
                 sleep(std::time::Duration::from_millis(1)).await;
