@@ -69,6 +69,10 @@ enum Next {
 /// go away with it before it is another endpoint's turn.
 const TRIES: usize = 3;
 
+/// The same for HTTP/2 connections that have served others: servers replace those as a matter of course,
+/// and some after a few requests.
+const TRIES_WHERE_SERVED: usize = 16;
+
 /// How many connections may die with an idempotent request. That is no more, since the request itself
 /// may be what they die of.
 const DEATHS: u8 = 2;
@@ -185,14 +189,16 @@ async fn http2(
     let Some(runtime) = pool.link.runtime().or_else(|| Handle::try_current().ok()) else {
         return Err(job.hand_back(Why::Unsent, "a tokio runtime is needed to send"));
     };
+    let trunk = slot.trunk.clone();
     let mut head = job.head.clone();
     name.dress_http2(&mut head);
     let failed = match h2::exchange(slot, head, &mut job.body, &runtime).await {
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
+    let most = if trunk.has_served() { TRIES_WHERE_SERVED } else { TRIES };
     Err(match failed {
-        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) if tries <= TRIES => {
+        h2::Failed::Unsent(cause) | h2::Failed::Above(cause) if tries <= most => {
             job.again(false, cause)
         }
         h2::Failed::Unsent(cause) | h2::Failed::Above(cause) => job.hand_back(Why::Unsent, cause),
