@@ -13,13 +13,17 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use evenkeel::{
-    Endpoint,
-    node::{Head, Node, Outcome},
-    policy::{IntoPolicy, LeastRequest, LoadMetric, P2c, Random, Rendezvous, RoundRobin},
+    Endpoint, Weight,
+    node::{Head, LoadReport, Node, Outcome},
+    policy::{
+        IntoPolicy, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
+        WeightedRoundRobin,
+    },
     pool::TestBed,
 };
 use support::{Calls, Contender, Effort, now, print_table, random, two_of};
@@ -62,8 +66,14 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
         bed(RoundRobin::new(), nodes),
         bed(Random, nodes),
         bed(Rendezvous, nodes),
+        weighted(bed(RoundRobin::new(), nodes)),
+        weighted(bed(RoundRobin::envoy(), nodes)),
+        reported(bed(WeightedRoundRobin::new().blackout_period(Duration::ZERO), nodes)),
+        bed(PickFirst::new(), nodes),
     ];
-    let [in_flight, least_request, peak_ewma, cost, round_robin, random_bed, rendezvous] = &beds;
+    let [in_flight, least_request, peak_ewma, cost, round_robin, random_bed, rendezvous, ..] =
+        &beds;
+    let [.., by_weight, by_deadline, by_report, pick_first] = &beds;
     let contenders = [
         Contender::new("P2C floor", &[], || floor(p2c_view, FloorView::less_loaded)),
         Contender::new("P2C by InFlight", &["P2C floor"], || evenkeel(in_flight)),
@@ -77,12 +87,40 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
         Contender::new("P2C by Cost", &["P2C floor with two clock reads"], || evenkeel(cost)),
         Contender::new("round robin floor", &[], || floor(turns_view, FloorView::next)),
         Contender::new("RoundRobin", &["round robin floor", "P2C floor"], || evenkeel(round_robin)),
+        Contender::new("RoundRobin by weight", &["round robin floor"], || evenkeel(by_weight)),
+        Contender::new("RoundRobin::envoy() by weight", &["round robin floor"], || {
+            evenkeel(by_deadline)
+        }),
+        Contender::new("WeightedRoundRobin by reports", &["round robin floor"], || {
+            evenkeel(by_report)
+        }),
+        Contender::new("PickFirst", &["round robin floor"], || evenkeel(pick_first)),
         Contender::new("random floor", &[], || floor(random_view, FloorView::any)),
         Contender::new("Random", &["random floor", "P2C floor"], || evenkeel(random_bed)),
         Contender::new("rendezvous floor", &[], || floor(keyed_view, FloorView::highest)),
         Contender::new("Rendezvous", &["rendezvous floor"], || evenkeel_by_key(rendezvous)),
     ];
     effort.run(&contenders, threads)
+}
+
+/// The same with weights from 1 to 7.
+fn weighted(mut bed: TestBed) -> TestBed {
+    let endpoints: Vec<_> = bed.nodes().map(|node| node.endpoint()).collect();
+    let weights = (1..=7).cycle().map(Weight);
+    bed.update(endpoints.into_iter().zip(weights).map(|(one, weight)| one.with_weight(weight)));
+    bed
+}
+
+/// The same with weights from 1 to 7 that the endpoints report.
+fn reported(mut bed: TestBed) -> TestBed {
+    for turn in 0..bed.nodes().count() {
+        let lease = bed.pick(None).expect("all nodes are up");
+        let mut report = LoadReport::default();
+        (report.rps, report.cpu_utilization) = ((1 + turn % 7) as f64, 1.0);
+        lease.report(&report);
+    }
+    bed.rebuild();
+    bed
 }
 
 /// A pick, and its lease through a call that is answered.
