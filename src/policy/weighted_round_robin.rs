@@ -10,7 +10,8 @@ use crate::node::{LoadReport, Node};
 
 /// Round robin by weights that endpoints report themselves (gRFC A58, `weighted_round_robin`).
 ///
-/// Responses bring [load reports](LoadReport) (ORCA) in a header or trailer. A report's weight is
+/// Responses over HTTP bring [load reports](LoadReport) (ORCA) in a header or trailer; for other
+/// protocols see [`Lease::report`](crate::node::Lease::report). A report's weight is
 /// `rps / (utilization + eps / rps * penalty)`: what the endpoint could serve, were it fully used. The
 /// weights are taken up every [`update_period`](Self::update_period) into the exact, lock-free
 /// schedule of [`RoundRobin`](super::RoundRobin), whose position survives that.

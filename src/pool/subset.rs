@@ -21,7 +21,7 @@ use crate::{discovery::Endpoints, endpoint::Endpoint};
 /// What is outside is neither dialled nor given a service, and shows in
 /// [`status`](crate::pool::Status) as [`OutsideSubset`](crate::pool::EndpointState::OutsideSubset). What
 /// leaves the subset drains like an endpoint that is removed. The subset is taken first, of all
-/// priorities together; endpoints of weight 0 count in none, unless all of their priority have it.
+/// priorities and zones together; endpoints of weight 0 count in none, unless all of their priority have it.
 ///
 /// | | [`random`](Self::random) | [`aperture`](Self::aperture) |
 /// |---|---|---|
