@@ -19,7 +19,7 @@ use std::{
 use arc_swap::ArcSwap;
 use evenkeel::{
     Endpoint, Weight,
-    node::{Head, LoadReport, Node, Outcome},
+    node::{LoadReport, Node, Outcome},
     policy::{
         IntoPolicy, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
         WeightedRoundRobin,
@@ -134,9 +134,9 @@ fn evenkeel_by_key(bed: &TestBed) -> Calls<'_> {
 
 #[inline]
 fn call(bed: &TestBed, key: Option<u64>) {
-    let mut lease = bed.pick(key).expect("all nodes are up");
+    let lease = bed.pick(key).expect("all nodes are up");
     black_box(&lease);
-    lease.respond(Head::Decided(Outcome::Success.into()));
+    lease.conclude(Outcome::Success.into());
 }
 
 /// The same by hand, for the node that `choose` says.

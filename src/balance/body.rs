@@ -15,7 +15,7 @@ use crate::{
     endpoint::Endpoint,
     error::{BoxError, Error},
     health::{AnyResponse, Classify, HttpClassify},
-    node::{Lease, LoadReport, Verdict},
+    node::{Head, Lease, LoadReport, Verdict},
 };
 
 /// Decides when a response is complete, and what it said of its endpoint.
@@ -101,8 +101,11 @@ impl<Res, Cl: Classify<Res>> Complete<Res> for AtResponse<Cl> {
 
     #[inline]
     fn complete(&self, mut lease: Lease, response: Res) -> Res {
-        // A head that leaves the outcome open says nothing here, where the end is not seen.
-        lease.respond(self.classify.head(&response));
+        match self.classify.head(&response) {
+            Head::Decided(verdict) => lease.conclude(verdict),
+            // It says nothing here, where the end is not seen.
+            open => lease.respond(open),
+        }
         response
     }
 

@@ -94,11 +94,12 @@ where
         request: Req,
         key: impl FnOnce(&K, &Req) -> Option<u64>,
     ) -> Self {
+        let moment = shared.fleet.moment();
         let snapshot = shared.snapshot.load();
         let key = key(&snapshot.key, &request);
         let attempt_timeout = snapshot.limits.attempt_timeout;
         let request = Work::New(request);
-        let stage = match snapshot.choose(&shared.fleet, key, &[]) {
+        let stage = match snapshot.choose(&shared.fleet, key, &[], moment) {
             Choice::Take(lease, service) => {
                 Stage::Picked { lease, service: service.clone(), request }
             }

@@ -113,8 +113,9 @@ impl<S: Clone, K> Detour<S, K> {
         let mut looks = 0;
         let (snapshot, asked_to_wait) = loop {
             looks += 1;
+            let moment = shared.fleet.moment();
             let snapshot = shared.snapshot.load();
-            match snapshot.choose(&shared.fleet, key, &self.tried) {
+            match snapshot.choose(&shared.fleet, key, &self.tried, moment) {
                 Choice::Take(lease, service) => {
                     let service = service.clone();
                     self.waiting = None;

@@ -12,12 +12,13 @@ pub(crate) struct Tick(u32);
 
 /// What is left then is less than the noise of what it is compared with. Were it kept, a node with
 /// an old bad memory would lose every comparison by a hair, where nothing else tells the nodes apart.
-const FORGOTTEN_AFTER_HALVINGS: f32 = 6.0;
+const FORGOTTEN_AFTER_HALVINGS: u64 = 6;
 
 /// How fast a memory fades: the share left after `age` is `e^(-age / time constant)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fading {
-    halvings_per_tick: f32,
+    /// In units of 2^-32.
+    halvings_per_tick: u64,
 }
 
 /// A value above zero, and the tick of its last sample.
@@ -51,9 +52,10 @@ impl Tick {
 // === impl Fading ===
 
 impl Fading {
-    pub(crate) const fn over_seconds(time_constant: f32) -> Self {
-        let tick_seconds = (1_u64 << Tick::SHIFT) as f32 * 1e-9;
-        Self { halvings_per_tick: tick_seconds * std::f32::consts::LOG2_E / time_constant }
+    pub(crate) const fn over_seconds(time_constant: f64) -> Self {
+        let tick_seconds = (1_u64 << Tick::SHIFT) as f64 * 1e-9;
+        let halvings = tick_seconds * std::f64::consts::LOG2_E / time_constant;
+        Self { halvings_per_tick: (halvings * (1_u64 << 32) as f64) as u64 }
     }
 
     /// The share of a memory of `earlier` that is left at `now`, within 0.02 %; nothing of one that
@@ -64,19 +66,37 @@ impl Fading {
         if age == 0 {
             return 1.0;
         }
-        let halvings = age as f32 * self.halvings_per_tick;
-        if halvings > FORGOTTEN_AFTER_HALVINGS {
+        let halvings = u64::from(age) * self.halvings_per_tick;
+        if halvings > FORGOTTEN_AFTER_HALVINGS << 32 {
             return 0.0;
         }
-        // 2^-halvings: the whole part goes into the exponent, the rest is a Taylor series of
-        // e^(-rest * ln 2). Half the price of `exp`, which the hot path would pay twice a pick.
-        let whole = halvings as u32;
-        let rest = (halvings - whole as f32) * std::f32::consts::LN_2;
-        let series = 1.0
-            - rest
-                * (1.0 - rest / 2.0 * (1.0 - rest / 3.0 * (1.0 - rest / 4.0 * (1.0 - rest / 5.0))));
-        f32::from_bits((127 - whole) << 23) * series
+        // 2^-halvings: the whole part goes into the exponent, the next six bits into a table, and what
+        // is left is so small that a straight line serves. A quarter of the price of `exp`, which
+        // the hot path would pay for each node that was not picked lately.
+        let whole = (halvings >> 32) as u32;
+        let step = (halvings >> (32 - STEP_BITS)) as usize % STEPS;
+        let rest = (halvings & ((1 << (32 - STEP_BITS)) - 1)) as f32;
+        let line = 1.0 - rest * (std::f32::consts::LN_2 / (1_u64 << 32) as f32);
+        f32::from_bits(HALVING[step].to_bits() - (whole << 23)) * line
     }
+}
+
+const STEP_BITS: u32 = 6;
+const STEPS: usize = 1 << STEP_BITS;
+/// `2^(-step / 64)`.
+static HALVING: [f32; STEPS] = halving();
+
+const fn halving() -> [f32; STEPS] {
+    const ONE_STEP: f64 = 0.989_228_013_193_975_5;
+    let mut table = [1.0; STEPS];
+    let mut exact = 1.0;
+    let mut step = 1;
+    while step < STEPS {
+        exact *= ONE_STEP;
+        table[step] = exact as f32;
+        step += 1;
+    }
+    table
 }
 
 // === impl Faded ===
@@ -111,15 +131,12 @@ impl Faded {
         }
     }
 
-    /// The same for one sample of many, which is not missed when another thread overtakes it here:
-    /// a load and a store, where an exchange would cost each request as much as a counter does.
+    /// Sets the sample to what was made of an earlier reading. For one of many, which is not missed when
+    /// another thread overtakes it here: a load and a store, where an exchange would cost each request
+    /// as much as a counter does.
     #[inline]
-    pub(crate) fn nudge(&self, next: impl FnOnce(Option<Sample>) -> Sample) {
-        let word = self.0.load(Ordering::Relaxed);
-        let packed = Self::pack(next(Self::unpack(word)));
-        if packed != word {
-            self.0.store(packed, Ordering::Relaxed);
-        }
+    pub(crate) fn set(&self, sample: Sample) {
+        self.0.store(Self::pack(sample), Ordering::Relaxed);
     }
 
     #[inline]

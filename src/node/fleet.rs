@@ -1,13 +1,16 @@
 //! What the nodes of one pool share: the time base, the average latency, and the way to the driver.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Clock, Node, Signal, Sleep, crowd::CrowdCount, report::Reports, rng::Seeds};
+use super::{
+    Clock, Node, Signal, Sleep,
+    crowd::CrowdCount,
+    epoch::Epoch,
+    report::Reports,
+    rng::{Rng, Seeds},
+};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The latency that a pool assumes before its first answer.
@@ -19,7 +22,7 @@ const ANSWER_WEIGHT: f32 = 0.05;
 #[derive(Debug)]
 pub(crate) struct Fleet {
     clock: Clock,
-    epoch: Instant,
+    epoch: Epoch,
     /// Where timers run, for calls that are polled outside of it.
     runtime: Option<tokio::runtime::Handle>,
     pub(crate) seeds: Seeds,
@@ -27,6 +30,8 @@ pub(crate) struct Fleet {
     /// What the policy makes of load reports.
     pub(crate) reports: Reports,
     pub(crate) crowd: CrowdCount,
+    /// Whether the policy in force needs the time.
+    timed: AtomicBool,
     /// Set by any response head, cleared by a node whose requests begin to be abandoned: tells a
     /// node that hangs alone from a pool that does.
     answered: AtomicBool,
@@ -43,6 +48,23 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct RecentLatency(AtomicU32);
+
+/// Chance and time for a pick.
+///
+/// Begun before the snapshot is loaded: the processor then works on both while it waits for the
+/// exchange of that load, which lets no memory access past it.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) rng: Rng,
+    /// In nanoseconds of the fleet, once the time was read.
+    nanos: Option<u64>,
+}
+
+/// One reading of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recent(u32);
+
+const NO_ANSWER_YET: u32 = 0;
 
 // === impl Fleet ===
 
@@ -62,7 +84,7 @@ impl Fleet {
         seeds: Seeds,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Node>>) {
         let (attention, attended) = mpsc::unbounded_channel();
-        let epoch = clock.now();
+        let epoch = Epoch::new(clock.now());
         let fleet = Self {
             clock,
             epoch,
@@ -71,6 +93,7 @@ impl Fleet {
             recent: RecentLatency::new(),
             reports: Reports::default(),
             crowd: CrowdCount::new(),
+            timed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
             attention,
@@ -99,10 +122,10 @@ impl Fleet {
         self.clock.sleep_until(until)
     }
 
-    /// Nanoseconds from the pool's beginning to `now`; 584 years fit.
+    /// Nanoseconds from the pool's beginning to `now`.
     #[inline]
     pub(crate) fn nanos(&self, now: Instant) -> u64 {
-        nanos(now.saturating_duration_since(self.epoch))
+        self.epoch.nanos(now)
     }
 
     #[inline]
@@ -110,9 +133,22 @@ impl Fleet {
         self.nanos(self.now())
     }
 
+    /// What a pick begins with.
+    #[inline]
+    pub(crate) fn moment(&self) -> Moment {
+        let rng = self.seeds.rng();
+        Moment { rng, nanos: self.timed.load(Ordering::Relaxed).then(|| self.now_nanos()) }
+    }
+
+    /// From now on picks begin with a reading of the clock, or without: a hint, since each reads it
+    /// where it needs the time after all.
+    pub(crate) fn expect_timed(&self, timed: bool) {
+        self.timed.store(timed, Ordering::Relaxed);
+    }
+
     /// The moment `nanos` after the pool's beginning.
     pub(crate) fn instant(&self, nanos: u64) -> Instant {
-        super::clock::after(self.epoch, Duration::from_nanos(nanos))
+        self.epoch.instant(nanos)
     }
 
     #[inline]
@@ -137,41 +173,52 @@ impl Fleet {
     }
 }
 
-#[inline]
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::from(duration.subsec_nanos()))
+// === impl Moment ===
+
+impl Moment {
+    /// The time; read at the first use, if not before.
+    #[inline]
+    pub(crate) fn nanos(&mut self, fleet: &Fleet) -> u64 {
+        *self.nanos.get_or_insert_with(|| fleet.now_nanos())
+    }
 }
 
 // === impl RecentLatency ===
 
 impl RecentLatency {
-    const NO_ANSWER_YET: u32 = 0;
-
     fn new() -> Self {
-        Self(AtomicU32::new(Self::NO_ANSWER_YET))
+        Self(AtomicU32::new(NO_ANSWER_YET))
+    }
+
+    #[inline]
+    pub(crate) fn read(&self) -> Recent {
+        Recent(self.0.load(Ordering::Relaxed))
     }
 
     #[inline]
     pub(crate) fn nanos(&self) -> f32 {
-        match self.0.load(Ordering::Relaxed) {
-            Self::NO_ANSWER_YET => UNKNOWN_LATENCY_NANOS,
-            bits => f32::from_bits(bits),
-        }
+        self.read().nanos()
     }
 
+    /// Moves the average on from an earlier reading.
     #[inline]
-    pub(crate) fn observe(&self, nanos: f32) {
-        let before = self.0.load(Ordering::Relaxed);
-        let average = f32::from_bits(before);
+    pub(crate) fn observe(&self, before: Recent, nanos: f32) {
+        let average = f32::from_bits(before.0);
         let mut after = average + ANSWER_WEIGHT * (nanos - average);
         // A step too small for the last bit would leave the average beside the truth for good.
-        if before == Self::NO_ANSWER_YET || after == average {
+        if before.0 == NO_ANSWER_YET || after == average {
             after = nanos;
         }
         // One of many: an answer that another overtakes here is not missed.
         self.0.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
+    }
+}
+
+// === impl Recent ===
+
+impl Recent {
+    #[inline]
+    pub(crate) fn nanos(self) -> f32 {
+        if self.0 == NO_ANSWER_YET { UNKNOWN_LATENCY_NANOS } else { f32::from_bits(self.0) }
     }
 }

@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict, oldest::Generation, stats::Timing,
+    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict,
+    oldest::Generation,
+    stats::{Timing, Waits},
 };
 use crate::endpoint::Endpoint;
 
@@ -16,9 +18,10 @@ pub struct Lease {
     state: State,
 }
 
-/// From the lowest bit: the stage (2 bits), the latency model (2), the generation (4), whether the
-/// request is counted in the fleet's crowd (1), and a time in nanoseconds (55): up to the head when
-/// the request began, from then on how long that took. The beginning wraps after 1.1 years; it is only compared with times less than half of that away.
+/// From the lowest bit: the stage (2 bits), the latency model (2), where it waits (5), whether the
+/// request is counted in the fleet's crowd (1), and a time in nanoseconds (54): up to the head when
+/// the request began, from then on how long that took. The beginning wraps after half a year; it is
+/// only compared with times less than half of that away.
 #[derive(Clone, Copy)]
 struct State(u64);
 
@@ -55,12 +58,9 @@ impl Lease {
         cap: Option<u32>,
         timed: Option<(u64, LatencyModel)>,
     ) -> Option<Self> {
-        if !node.stats.enter(cap) {
-            return None;
-        }
         let state = match timed {
-            None => State::new(LatencyModel::None, Generation::default(), 0),
-            Some((now, model)) => State::new(model, node.stats.begin_waiting(now), now),
+            None => node.stats.enter(cap).then(State::untimed)?,
+            Some((now, model)) => State::new(model, node.stats.enter_waiting(cap, now)?, now),
         };
         Some(Self { node: Arc::clone(node), state })
     }
@@ -169,6 +169,34 @@ impl Lease {
         }
     }
 
+    /// The response is over with `verdict`: [`finish`](Self::finish) and the drop in one, which is
+    /// the cheapest way to end a request.
+    #[inline]
+    pub fn conclude(mut self, verdict: Verdict) {
+        let stats = &self.node.stats;
+        let plain = self.state.stage() == Stage::Waiting
+            && !self.state.is_counted()
+            && verdict.outcome == Outcome::Success
+            && stats.is_blameless();
+        if !plain {
+            return self.finish_at_length(verdict);
+        }
+        stats.answered(&self.node.fleet);
+        let was_last = match self.state.model() {
+            LatencyModel::None => stats.leave(),
+            model => {
+                let now = self.node.fleet.now_nanos();
+                let timing = Timing { now, nanos: self.state.nanos_until(now) };
+                let waits = (self.state.waits(), self.state.time());
+                stats.leave_answered(&self.node.fleet, model, timing, waits)
+            }
+        };
+        self.state.set_stage(Stage::Released);
+        if was_last {
+            self.node.left_idle();
+        }
+    }
+
     /// The stream broke off, whatever its head said.
     pub fn break_off(&mut self, verdict: Verdict) {
         match self.state.stage() {
@@ -243,7 +271,7 @@ impl Lease {
         if model == LatencyModel::None {
             return None;
         }
-        self.node.stats.end_waiting(self.state.generation());
+        self.node.stats.end_waiting(self.state.waits(), self.state.time());
         let now = self.node.fleet.now_nanos();
         Some((Timing { now, nanos: self.state.nanos_until(now) }, model))
     }
@@ -261,14 +289,22 @@ impl Lease {
 // === impl State ===
 
 impl State {
-    const TIME_SHIFT: u32 = 9;
-    const COUNTED: u64 = 1 << 8;
+    const TIME_SHIFT: u32 = 10;
+    const COUNTED: u64 = 1 << 9;
     const BELOW_TIME: u64 = (1 << Self::TIME_SHIFT) - 1;
 
     #[inline]
-    fn new(model: LatencyModel, generation: Generation, since: u64) -> Self {
-        let generation = u64::from(generation.0) << 4;
-        Self(since << Self::TIME_SHIFT | generation | (model as u64) << 2 | Stage::Waiting as u64)
+    fn new(model: LatencyModel, waits: Waits, since: u64) -> Self {
+        let waits = match waits {
+            Waits::Alone => 0,
+            Waits::Among(generation) => 1 + u64::from(generation.0),
+        };
+        Self(since << Self::TIME_SHIFT | waits << 4 | (model as u64) << 2 | Stage::Waiting as u64)
+    }
+
+    #[inline]
+    fn untimed() -> Self {
+        Self::new(LatencyModel::None, Waits::Alone, 0)
     }
 
     #[inline]
@@ -301,8 +337,11 @@ impl State {
     }
 
     #[inline]
-    fn generation(self) -> Generation {
-        Generation((self.0 >> 4 & 0b1111) as u8)
+    fn waits(self) -> Waits {
+        match self.0 >> 4 & 0b1_1111 {
+            0 => Waits::Alone,
+            among => Waits::Among(Generation((among - 1) as u8)),
+        }
     }
 
     #[inline]
@@ -315,6 +354,7 @@ impl State {
         self.0 & Self::COUNTED != 0
     }
 
+    #[inline]
     fn time(self) -> u64 {
         self.0 >> Self::TIME_SHIFT
     }

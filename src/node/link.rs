@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Node, fleet::nanos};
+use super::{Node, epoch::nanos};
 use crate::{
     endpoint::Endpoint,
     error::{BoxError, SharedError},

@@ -6,12 +6,14 @@
 
 mod clock;
 mod crowd;
+mod epoch;
 mod fade;
 mod fleet;
 mod lease;
 mod link;
 mod oldest;
 mod outcome;
+mod places;
 mod report;
 mod rng;
 mod signal;
@@ -37,7 +39,7 @@ pub use self::{
 pub(crate) use self::{
     clock::{Sleep, after},
     crowd::{Counted, Crowd},
-    fleet::Fleet,
+    fleet::{Fleet, Moment},
     rng::{Seeds, mix},
     signal::{Listener, Signal},
 };
@@ -147,11 +149,23 @@ impl Node {
     /// The same at `now` in nanoseconds of the fleet.
     #[inline]
     pub(crate) fn latency_nanos_at(&self, model: LatencyModel, now: u64) -> f64 {
-        let estimate = self.stats.latency_nanos(model, &self.fleet, now);
-        if self.stats.in_flight() == 0 {
-            return estimate;
-        }
-        estimate.max(self.stats.oldest_nanos(now) as f64)
+        let occupancy = self.stats.occupancy();
+        f64::from(self.stats.expected_nanos(occupancy, model, &self.fleet, now))
+    }
+
+    /// Whether it is up, has room below `cap`, and nothing is held against it.
+    #[inline]
+    pub(crate) fn is_ordinary(&self, cap: u32) -> bool {
+        self.link.is_up() & self.is_blameless() & (self.in_flight() < cap)
+    }
+
+    /// What one more request costs here, in nanoseconds, by the latency of `model` at `now`: while
+    /// nothing is held against it.
+    #[inline]
+    pub(crate) fn plain_cost(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
+        let occupancy = self.stats.occupancy();
+        let places = occupancy.count() as f32 + 1.0;
+        self.stats.expected_nanos(occupancy, model, fleet, now) * places
     }
 
     /// No more than [`latency_nanos_at`](Self::latency_nanos_at) whatever the time, while memories

@@ -58,6 +58,32 @@ fn a_capped_request_and_a_retirement_see_each_other() {
     });
 }
 
+/// The same where the beginning of the request is kept beside the count, and where both end at once.
+#[test]
+fn a_timed_request_and_a_retirement_see_each_other() {
+    loom::model(|| {
+        let (node, mut attended) = node();
+        let request = {
+            let node = node.clone();
+            thread::spawn(move || {
+                let timed = Some((1 << 20, LatencyModel::Average));
+                let lease = Lease::acquire(&node, None, timed).unwrap();
+                let retired = node.is_retired();
+                match retired {
+                    true => lease.cancel(),
+                    false => lease.conclude(Outcome::Success.into()),
+                }
+                retired
+            })
+        };
+        let closed = node.retire();
+        let saw_it = request.join().unwrap();
+        assert!(closed || saw_it || attended.try_recv().is_ok(), "nobody will ever let it go");
+        assert_eq!(node.in_flight(), 0);
+        assert_eq!(node.stats.oldest_nanos(1 << 40), 0);
+    });
+}
+
 /// Either `retire` sees that the node is idle, or the last request asks the driver to look.
 #[test]
 fn the_last_request_of_a_retired_node_is_noticed() {

@@ -15,8 +15,11 @@ const SPAN_SHARE: u64 = 5;
 const COUNT_BITS: u32 = 24;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// Steps of 2^14 ns (about 16 us) since the pool began; 40 bits of them last 208 days.
+/// Steps of 2^14 ns (about 16 us) since the pool began.
 const STAMP_SHIFT: u32 = 14;
+/// So many bits of the steps are kept; they wrap after 208 days, and half of that may pass between
+/// what is compared.
+const STAMP_BITS: u32 = u64::BITS - COUNT_BITS;
 
 #[derive(Debug)]
 pub(crate) struct Oldest {
@@ -40,7 +43,7 @@ impl Oldest {
     /// Counts a request that begins at `nanos` after the pool began.
     #[inline]
     pub(crate) fn begin(&self, nanos: u64) -> Generation {
-        let now = nanos >> STAMP_SHIFT;
+        let now = stamp(nanos);
         loop {
             let newest = self.newest.load(Ordering::Acquire);
             let slot = &self.generations[usize::from(newest)];
@@ -94,15 +97,13 @@ impl Oldest {
     }
 
     /// The age in nanoseconds of the oldest request that waits; 0 if none does.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn age(&self, nanos: u64) -> u64 {
-        let now = nanos >> STAMP_SHIFT;
-        self.stamp_of_oldest().map_or(0, |stamp| now.saturating_sub(stamp) << STAMP_SHIFT)
+        self.stamp_of_oldest().map_or(0, |stamp| age_of(stamp, nanos))
     }
 
     /// Generations are opened in the order of the ring, so the first one in use after the newest is
     /// the oldest.
-    #[inline]
     fn stamp_of_oldest(&self) -> Option<u64> {
         let newest = usize::from(self.newest.load(Ordering::Acquire));
         (1..=GENERATIONS)
@@ -112,10 +113,29 @@ impl Oldest {
     }
 
     fn is_wide(&self, now: u64, newest: u64) -> bool {
-        let span = now.saturating_sub(newest >> COUNT_BITS);
-        let oldest = self.stamp_of_oldest().map_or(0, |stamp| now.saturating_sub(stamp));
+        let span = steps(newest >> COUNT_BITS, now);
+        let oldest = self.stamp_of_oldest().map_or(0, |stamp| steps(stamp, now));
         span > 0 && span >= oldest / SPAN_SHARE
     }
+}
+
+/// `nanos` after the pool began, in steps.
+#[inline]
+pub(super) fn stamp(nanos: u64) -> u64 {
+    nanos << (u64::BITS - STAMP_BITS - STAMP_SHIFT) >> (u64::BITS - STAMP_BITS)
+}
+
+/// How many nanoseconds `stamp` is old, a step more or less; 0 if the clock went back.
+#[inline]
+pub(super) fn age_of(stamp: u64, nanos: u64) -> u64 {
+    steps(stamp, self::stamp(nanos)) << STAMP_SHIFT
+}
+
+/// The steps from one stamp to a later one; none if the clock went back.
+#[inline]
+fn steps(from: u64, to: u64) -> u64 {
+    let passed = (to.wrapping_sub(from) << COUNT_BITS) as i64;
+    passed.max(0) as u64 >> COUNT_BITS
 }
 
 #[cfg(all(test, not(evenkeel_loom)))]
@@ -183,6 +203,19 @@ mod tests {
                     "{latency_ms} ms, turn {turn}: {age} for {truth}"
                 );
             }
+        }
+    }
+
+    /// A pool that lives for years measures ages as a young one does.
+    #[test]
+    fn stamps_wrap_unseen() {
+        let oldest = Oldest::new();
+        let wrap = 1 << (STAMP_BITS + STAMP_SHIFT);
+        for begin in [wrap - MS, wrap, 10 * wrap + 5 * MS, u64::MAX - 900 * MS] {
+            let generation = oldest.begin(begin);
+            assert!(oldest.age(begin + 500 * MS).abs_diff(500 * MS) <= 1 << STAMP_SHIFT);
+            assert_eq!(oldest.age(begin - MS), 0, "a clock that goes back makes no age");
+            oldest.end(generation);
         }
     }
 

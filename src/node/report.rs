@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 
-use super::fleet::nanos;
+use super::epoch::nanos;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How busy an endpoint says it is: the fields of ORCA's `OrcaLoadReport`

@@ -3,9 +3,11 @@
 
 use super::{
     Outcome, Verdict,
+    epoch::nanos,
     fade::{Faded, Fading, Sample, Tick},
-    fleet::{Fleet, nanos},
-    oldest::{Generation, Oldest},
+    fleet::{Fleet, Recent},
+    oldest::{Generation, Oldest, age_of},
+    places::{Occupancy, Places},
 };
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -49,7 +51,7 @@ const ABANDONED_IN_A_ROW: u32 = 5;
 /// The counters and estimates of one node.
 #[derive(Debug)]
 pub(crate) struct Stats {
-    in_flight: AtomicU32,
+    places: Places,
     abandoned_in_a_row: AtomicU32,
     /// The latency is another node's, until the first sample.
     guessed: AtomicBool,
@@ -67,7 +69,7 @@ pub(crate) struct Stats {
 impl Stats {
     pub(crate) fn new() -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
+            places: Places::new(),
             abandoned_in_a_row: AtomicU32::new(0),
             guessed: AtomicBool::new(false),
             failures: Faded::new(),
@@ -80,51 +82,58 @@ impl Stats {
     // --- counting ---
 
     #[inline]
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        self.places.read()
+    }
+
+    #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.occupancy().count()
     }
 
     /// Counts one more request, unless `cap` are in flight already.
-    ///
-    /// Acquires, so that one who enters after [`is_idle_for_good`](Self::is_idle_for_good) said yes
-    /// sees that the node is retired.
     #[inline]
     pub(crate) fn enter(&self, cap: Option<u32>) -> bool {
-        let Some(cap) = cap else {
-            self.in_flight.fetch_add(1, Ordering::Acquire);
-            return true;
-        };
-        self.in_flight
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
-                (count < cap).then_some(count + 1)
-            })
-            .is_ok()
+        self.places.enter(cap)
+    }
+
+    /// The same for one that waits for its response head from `nanos` on, and where it does.
+    #[inline]
+    pub(crate) fn enter_waiting(&self, cap: Option<u32>, nanos: u64) -> Option<Waits> {
+        let alone = self.places.enter_waiting(cap, nanos)?;
+        Some(if alone { Waits::Alone } else { Waits::Among(self.oldest.begin(nanos)) })
+    }
+
+    /// A request that waits since `nanos` does so no more.
+    #[inline]
+    pub(crate) fn end_waiting(&self, waits: Waits, nanos: u64) {
+        match waits {
+            Waits::Alone => self.places.end_waiting(nanos),
+            Waits::Among(generation) => self.oldest.end(generation),
+        }
     }
 
     /// Counts one request less; true if it was the last.
     #[inline]
     pub(crate) fn leave(&self) -> bool {
-        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        debug_assert!(before > 0, "a request left twice");
-        before == 1
+        self.places.leave()
+    }
+
+    /// Both at once.
+    #[inline]
+    pub(crate) fn leave_waiting(&self, waits: Waits, nanos: u64) -> bool {
+        match waits {
+            Waits::Alone => self.places.leave_waiting(nanos),
+            Waits::Among(generation) => {
+                self.oldest.end(generation);
+                self.places.leave()
+            }
+        }
     }
 
     /// Whether none is in flight, for one who has just retired the node.
-    ///
-    /// A write that changes nothing: either it comes after the last [`leave`](Self::leave) and sees
-    /// zero, or the last `leave` comes after it, and then sees that the node is retired.
     pub(crate) fn is_idle_for_good(&self) -> bool {
-        self.in_flight.fetch_add(0, Ordering::AcqRel) == 0
-    }
-
-    #[inline]
-    pub(crate) fn begin_waiting(&self, nanos: u64) -> Generation {
-        self.oldest.begin(nanos)
-    }
-
-    #[inline]
-    pub(crate) fn end_waiting(&self, generation: Generation) {
-        self.oldest.end(generation);
+        self.places.is_idle_for_good()
     }
 
     // --- reading ---
@@ -132,7 +141,7 @@ impl Stats {
     /// Whether reading the success needs the time at all.
     #[inline]
     pub(crate) fn is_blameless(&self) -> bool {
-        self.failures.is_empty() && self.spared_until.load(Ordering::Relaxed) == 0
+        self.failures.is_empty() & (self.spared_until.load(Ordering::Relaxed) == 0)
     }
 
     /// The share of requests that succeed, from 0.001 to 1; 1 if nothing is known.
@@ -152,14 +161,29 @@ impl Stats {
         (1.0 - failures).max(SUCCESS_FLOOR)
     }
 
-    /// The latency to expect in nanoseconds: what `model` remembers, faded towards the average of
-    /// the pool.
+    /// What `model` remembers of the latency, in nanoseconds, faded towards the average of the pool.
     #[inline]
-    pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f64 {
-        let Some(sample) = self.latency.get() else {
-            return f64::from(fleet.recent.nanos());
-        };
-        f64::from(faded(sample, model, fleet, Tick::from_nanos(now)))
+    pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
+        match self.latency.get() {
+            Some(sample) => faded(sample, model, Tick::from_nanos(now), || fleet.recent.nanos()),
+            None => fleet.recent.nanos(),
+        }
+    }
+
+    /// The same, or the age of the oldest request without a response head if that is more.
+    #[inline]
+    pub(crate) fn expected_nanos(
+        &self,
+        occupancy: Occupancy,
+        model: LatencyModel,
+        fleet: &Fleet,
+        now: u64,
+    ) -> f32 {
+        let remembered = self.latency_nanos(model, fleet, now);
+        if occupancy.count() == 0 {
+            return remembered;
+        }
+        remembered.max(self.age_of_oldest(occupancy, now) as f32)
     }
 
     /// The latency in nanoseconds as the last sample left it.
@@ -176,7 +200,13 @@ impl Stats {
     /// The age in nanoseconds of the oldest request without a response head.
     #[inline]
     pub(crate) fn oldest_nanos(&self, now: u64) -> u64 {
-        self.oldest.age(now)
+        self.age_of_oldest(self.occupancy(), now)
+    }
+
+    #[inline]
+    fn age_of_oldest(&self, occupancy: Occupancy, now: u64) -> u64 {
+        let alone = occupancy.waits_since().map_or(0, |stamp| age_of(stamp, now));
+        if occupancy.has_no_others() { alone } else { alone.max(self.oldest.age(now)) }
     }
 
     // --- learning ---
@@ -191,6 +221,23 @@ impl Stats {
             let value = value.min(GUESS_LIMIT_AVERAGES * fleet.recent.nanos());
             self.latency.update(|_| Some(Sample { value, at }));
         }
+    }
+
+    /// A request that waited leaves with an answer, in time `timing`; true if it was the last.
+    #[inline]
+    pub(crate) fn leave_answered(
+        &self,
+        fleet: &Fleet,
+        model: LatencyModel,
+        timing: Timing,
+        (waits, since): (Waits, u64),
+    ) -> bool {
+        // Read before, reckoned and written after: the processor then does the arithmetic while it
+        // waits for the count, whose exchange lets no memory access past it.
+        let before = (self.latency.get(), fleet.recent.read());
+        let was_last = self.leave_waiting(waits, since);
+        self.sample_after(before, fleet, model, timing);
+        was_last
     }
 
     /// A response head came: somebody answers here.
@@ -214,7 +261,7 @@ impl Stats {
             Outcome::Success => {
                 self.succeed(fleet, timing.map(|(timing, _)| timing.now));
                 if let Some((timing, model)) = timing {
-                    self.sample(fleet, model, timing.now, timing.nanos as f32);
+                    self.sample(fleet, model, timing);
                 }
             }
             Outcome::Failure | Outcome::Overloaded => {
@@ -296,33 +343,49 @@ impl Stats {
     }
 
     fn sample_if_higher(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        if timing.nanos as f64 > self.latency_nanos(model, fleet, timing.now) {
-            self.sample(fleet, model, timing.now, timing.nanos as f32);
+        if timing.nanos as f32 > self.latency_nanos(model, fleet, timing.now) {
+            self.sample(fleet, model, timing);
         }
     }
 
     #[inline]
-    fn sample(&self, fleet: &Fleet, model: LatencyModel, now: u64, nanos: f32) {
-        let tick = Tick::from_nanos(now);
+    fn sample(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
+        let before = (self.latency.get(), fleet.recent.read());
+        self.sample_after(before, fleet, model, timing);
+    }
+
+    /// Moves the estimates on from what was read of them.
+    #[inline]
+    fn sample_after(
+        &self,
+        before: (Option<Sample>, Recent),
+        fleet: &Fleet,
+        model: LatencyModel,
+        timing: Timing,
+    ) {
         if self.guessed.load(Ordering::Relaxed) {
             self.guessed.store(false, Ordering::Relaxed);
         }
-        self.latency.nudge(|before| {
-            let Some(sample) = before else { return Sample { value: nanos, at: tick } };
-            let projected = faded(sample, model, fleet, tick);
-            let value = match model {
-                LatencyModel::Peak if nanos > projected => nanos,
-                LatencyModel::Peak => {
-                    let left = PEAK_FADES.left(tick, sample.at);
-                    sample.value * left + nanos * (1.0 - left)
+        let (remembered, recent) = before;
+        let (tick, nanos) = (Tick::from_nanos(timing.now), timing.nanos as f32);
+        let value = match remembered {
+            None => nanos,
+            Some(sample) => {
+                let projected = faded(sample, model, tick, || recent.nanos());
+                match model {
+                    LatencyModel::Peak if nanos > projected => nanos,
+                    LatencyModel::Peak => {
+                        let left = PEAK_FADES.left(tick, sample.at);
+                        sample.value * left + nanos * (1.0 - left)
+                    }
+                    LatencyModel::Average | LatencyModel::None => {
+                        projected + SAMPLE_WEIGHT * (nanos - projected)
+                    }
                 }
-                LatencyModel::Average | LatencyModel::None => {
-                    projected + SAMPLE_WEIGHT * (nanos - projected)
-                }
-            };
-            Sample { value, at: tick }
-        });
-        fleet.recent.observe(nanos);
+            }
+        };
+        self.latency.set(Sample { value, at: tick });
+        fleet.recent.observe(recent, nanos);
     }
 
     /// A failure under [`LatencyModel::Peak`]: a peak, and no measurement.
@@ -331,8 +394,9 @@ impl Stats {
         let tick = Tick::from_nanos(now);
         let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
         self.latency.update(|before| {
-            let memory =
-                before.map_or(0.0, |sample| faded(sample, LatencyModel::Peak, fleet, tick));
+            let memory = before.map_or(0.0, |sample| {
+                faded(sample, LatencyModel::Peak, tick, || fleet.recent.nanos())
+            });
             Some(Sample { value: memory.max(penalty), at: tick })
         });
     }
@@ -340,15 +404,24 @@ impl Stats {
 
 /// What is left of a latency at `now`; the rest is the average of the pool.
 #[inline]
-fn faded(sample: Sample, model: LatencyModel, fleet: &Fleet, now: Tick) -> f32 {
+fn faded(sample: Sample, model: LatencyModel, now: Tick, recent: impl FnOnce() -> f32) -> f32 {
     let left = model.fading().left(now, sample.at);
     if left == 1.0 {
         // The average is on a line that all threads write: read where it counts only.
         return sample.value;
     }
     // In this form equals stay equal: a hair would decide a scan.
-    let recent = fleet.recent.nanos();
+    let recent = recent();
     recent + (sample.value - recent) * left
+}
+
+/// Where it is kept that a request waits for its response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// In the word that counts it.
+    Alone,
+    /// In a generation of those that came while another did so.
+    Among(Generation),
 }
 
 /// When a request ended, in nanoseconds of the fleet, and how long it had taken.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{LatencyModel, LoadMetric, Pick, PickContext, Picker, Policy, Tier, weights::Weights};
+use super::{
+    LatencyModel, LoadMetric, Pick, PickContext, Picker, Plain, Policy, Tier, weights::Weights,
+};
 use crate::node::Node;
 
 /// The least loaded of all nodes, or of some drawn at random; the default policy.
@@ -273,38 +275,6 @@ impl LeastLoadPicker {
         }
     }
 
-    /// Of two distinct nodes; without weights, both from one draw.
-    #[inline]
-    fn pick_of_two(&self, cx: &mut PickContext<'_>) -> Pick {
-        let nodes = cx.nodes();
-        if self.weights.is_some() || nodes.len() < 2 || nodes.len() > u32::MAX as usize {
-            return self.pick_among(2, cx);
-        }
-        let bits = cx.rng().next_u64();
-        let first = (((bits & 0xffff_ffff) * nodes.len() as u64) >> 32) as usize;
-        let mut second = (((bits >> 32) * (nodes.len() as u64 - 1)) >> 32) as usize;
-        if second >= first {
-            second += 1;
-        }
-        let (one, other) = (&nodes[first], &nodes[second]);
-        if !(cx.accepts_node(one) && cx.accepts_node(other)) {
-            return self.pick_among(2, cx);
-        }
-        let blameless = one.is_blameless() && other.is_blameless();
-        let other_is_less = if self.metric == LoadMetric::InFlight && blameless {
-            other.in_flight() < one.in_flight()
-        } else {
-            self.is_less(second, first, cx)
-        };
-        Pick::Use(if other_is_less { second } else { first })
-    }
-
-    #[inline(never)]
-    fn is_less(&self, index: usize, than: usize, cx: &mut PickContext<'_>) -> bool {
-        let than = self.load(than, cx);
-        self.load(index, cx) < than
-    }
-
     /// The least loaded of all accepted; equals are decided by chance, by weight.
     #[inline(never)]
     fn pick_by_scan(&self, cx: &mut PickContext<'_>) -> Pick {
@@ -334,10 +304,20 @@ impl LeastLoadPicker {
 }
 
 impl Picker for LeastLoadPicker {
+    fn plain(&self) -> Plain {
+        match self.how {
+            Comparison::OfTwo if self.weights.is_none() => match self.metric.latency_model() {
+                LatencyModel::None => Plain::TwoInFlight,
+                model => Plain::TwoByLatency(model),
+            },
+            _ => Plain::Other,
+        }
+    }
+
     #[inline]
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
         match self.how {
-            Comparison::OfTwo => self.pick_of_two(cx),
+            Comparison::OfTwo => self.pick_among(2, cx),
             Comparison::Of(choices) => self.pick_among(choices, cx),
             Comparison::OfAll => self.pick_by_scan(cx),
         }

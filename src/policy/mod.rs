@@ -12,6 +12,7 @@ mod key;
 mod least_load;
 mod metric;
 mod pick_first;
+mod plain;
 mod random;
 mod round_robin;
 mod stride;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use self::plain::Plain;
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
     hash::{BoundedLoad, HashPolicy, Ketama, Maglev, Rendezvous, RingFunction, RingHash},
@@ -41,7 +43,7 @@ pub use self::{
 pub use crate::node::{LatencyModel, Rng, WeighReport};
 use crate::{
     error::BuildError,
-    node::{Counted, Crowd, Fleet, Node, NodeId},
+    node::{Counted, Crowd, Fleet, Moment, Node, NodeId},
 };
 
 /// Configuration and factory of pickers.
@@ -127,6 +129,12 @@ pub trait Policy: Send + Sync + 'static {
 pub trait Picker: Send + Sync + 'static {
     /// The node for this request, by its index in [`PickContext::nodes`].
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick;
+
+    /// For the crate's own pickers.
+    #[doc(hidden)]
+    fn plain(&self) -> Plain {
+        Plain::Other
+    }
 }
 
 /// A picker's answer.
@@ -193,9 +201,7 @@ pub struct PickContext<'a> {
     cap: Option<u32>,
     scope: Scope,
     must_be_up: bool,
-    rng: Option<Rng>,
-    /// The time in nanoseconds of the fleet, once it was read.
-    nanos: Option<u64>,
+    moment: Moment,
     /// The place of this request among those that are counted for a bounded load.
     counted: Option<Counted<'a>>,
 }
@@ -278,19 +284,15 @@ impl<'a> PickContext<'a> {
         tried: &'a [NodeId],
         cap: Option<u32>,
         scope: Scope,
+        moment: Moment,
     ) -> Self {
-        Self {
-            nodes,
-            fleet,
-            key,
-            tried,
-            cap,
-            scope,
-            must_be_up: false,
-            rng: None,
-            nanos: None,
-            counted: None,
-        }
+        Self { nodes, fleet, key, tried, cap, scope, must_be_up: false, moment, counted: None }
+    }
+
+    /// What is left of the moment, for another pick of the same request.
+    #[inline]
+    pub(crate) fn into_moment(self) -> Moment {
+        self.moment
     }
 
     /// From here on only nodes that are up are accepted.
@@ -356,8 +358,7 @@ impl<'a> PickContext<'a> {
     /// The time in nanoseconds of the fleet.
     #[inline]
     pub(crate) fn nanos(&mut self) -> u64 {
-        let fleet = self.fleet;
-        *self.nanos.get_or_insert_with(|| fleet.now_nanos())
+        self.moment.nanos(self.fleet)
     }
 
     /// The average latency of the pool's latest answers, which memories fade to.
@@ -369,8 +370,7 @@ impl<'a> PickContext<'a> {
     /// The generator of this pick.
     #[inline]
     pub fn rng(&mut self) -> &mut Rng {
-        let fleet = self.fleet;
-        self.rng.get_or_insert_with(|| fleet.seeds.rng())
+        &mut self.moment.rng
     }
 
     /// The requests that are counted for a bounded load: this one with them, from the first look on.

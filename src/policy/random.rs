@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Pick, PickContext, Picker, Policy, Tier, weights::Weights};
+use super::{Pick, PickContext, Picker, Plain, Policy, Tier, weights::Weights};
 
 /// Each request goes to a node at random, by weight.
 ///
@@ -31,6 +31,10 @@ impl Policy for Random {
 }
 
 impl Picker for RandomPicker {
+    fn plain(&self) -> Plain {
+        if self.weights.is_none() { Plain::AtRandom } else { Plain::Other }
+    }
+
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
         for _ in 0..DRAWS {
             let nodes = cx.len();

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Pick, PickContext, Picker, Policy, Tier, stride::Stride};
+use super::{Pick, PickContext, Picker, Plain, Policy, Tier, stride::Stride};
 
 /// Each node in its turn, by weight.
 ///
@@ -95,6 +95,13 @@ impl Turns {
 }
 
 impl Picker for Turns {
+    fn plain(&self) -> Plain {
+        match self.stride {
+            None => Plain::InTurn(Arc::clone(&self.position)),
+            Some(_) => Plain::Other,
+        }
+    }
+
     #[inline]
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
         let nodes = cx.len();

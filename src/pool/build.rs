@@ -55,11 +55,9 @@ pub(crate) async fn build<S: Clone>(
     };
     let (policy, plans, pickers) = built;
     let gates = gates.of(plans.iter().map(|plan| plan.rank));
-    let views = plans.into_iter().zip(pickers).zip(gates).map(|((plan, picker), gate)| TierView {
-        services: plan.positions.iter().map(|&at| listed[at].service.clone()).collect(),
-        nodes: plan.nodes.into(),
-        picker,
-        gate,
+    let views = plans.into_iter().zip(pickers).zip(gates).map(|((plan, picker), gate)| {
+        let services = plan.positions.iter().map(|&at| listed[at].service.clone()).collect();
+        TierView::new(plan.nodes.into(), services, picker, gate)
     });
     Some((policy, views.collect()))
 }

@@ -30,7 +30,7 @@ use crate::{
     discovery::{Endpoints, OnEmpty, Reason, RefreshHandle, Update},
     endpoint::Endpoint,
     error::{DiscoverError, SharedError},
-    node::{Fleet, Node, after},
+    node::{Fleet, LatencyModel, Node, after},
     policy::{Policy, Preconnect, Scope},
 };
 
@@ -390,6 +390,7 @@ where
             model,
             listed: self.roster.listed().len(),
         };
+        self.fleet.expect_timed(model != LatencyModel::None);
         let snapshot = Arc::new(snapshot);
         self.shared.upgrade()?.snapshot.store(Arc::clone(&snapshot));
         self.remade.drain(..).for_each(|node| node.end_backoff());

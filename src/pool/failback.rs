@@ -33,7 +33,12 @@ impl Gate {
     /// connections has lasted.
     #[inline]
     pub(crate) fn is_open(&self, nodes: &[Arc<Node>], now: impl FnOnce() -> u64) -> bool {
-        !self.shut.load(Ordering::Relaxed) || self.reopens(nodes, now())
+        !self.is_shut() || self.reopens(nodes, now())
+    }
+
+    #[inline]
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
     }
 
     #[cold]

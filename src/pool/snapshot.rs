@@ -6,8 +6,8 @@ use super::{failback::Gate, settings::Limits};
 use crate::{
     endpoint::Endpoint,
     error::{Census, SharedError},
-    node::{Fleet, LatencyModel, Lease, LinkState, Node, NodeId},
-    policy::{Pick, PickContext, Picker, Scope},
+    node::{Fleet, LatencyModel, Lease, LinkState, Moment, Node, NodeId},
+    policy::{Pick, PickContext, Picker, Plain, Scope},
 };
 
 /// What requests see: tiers with their nodes, services and pickers, and the settings in force.
@@ -31,6 +31,7 @@ pub(crate) struct TierView<S> {
     pub(crate) services: Box<[S]>,
     pub(crate) picker: Arc<dyn Picker>,
     pub(crate) gate: Arc<Gate>,
+    plain: Plain,
 }
 
 /// What there is for a request.
@@ -78,6 +79,45 @@ impl<S, K> Snapshot<S, K> {
         fleet: &Fleet,
         key: Option<u64>,
         tried: &[NodeId],
+        mut moment: Moment,
+    ) -> Choice<'_, S> {
+        if tried.is_empty() {
+            if let Some(choice) = self.choose_plainly(fleet, &mut moment) {
+                return choice;
+            }
+        }
+        self.choose_at_length(fleet, key, tried, moment)
+    }
+
+    /// What a built-in policy picks while nothing is out of the ordinary.
+    #[inline]
+    fn choose_plainly(&self, fleet: &Fleet, moment: &mut Moment) -> Option<Choice<'_, S>> {
+        let first = self.first_tier();
+        let tier = self.tiers.get(first)?;
+        if first + 1 < self.tiers.len() && tier.gate.is_shut() {
+            return None;
+        }
+        let cap = self.limits.max_in_flight;
+        let index = tier.plain.pick(&tier.nodes, fleet, cap.unwrap_or(u32::MAX), moment)?;
+        let node = &tier.nodes[index];
+        let timed = match self.model {
+            LatencyModel::None => None,
+            model => Some((moment.nanos(fleet), model)),
+        };
+        let lease = Lease::acquire(node, cap, timed)?;
+        if node.is_retired() {
+            lease.cancel();
+            return None;
+        }
+        Some(Choice::Take(lease, &tier.services[index]))
+    }
+
+    fn choose_at_length(
+        &self,
+        fleet: &Fleet,
+        key: Option<u64>,
+        tried: &[NodeId],
+        mut moment: Moment,
     ) -> Choice<'_, S> {
         let (mut wait, mut passed_over) = (false, false);
         for (index, tier) in self.tiers.iter().enumerate().skip(self.first_tier()) {
@@ -88,10 +128,12 @@ impl<S, K> Snapshot<S, K> {
                 tried,
                 self.limits.max_in_flight,
                 self.scope,
+                moment,
             );
             let is_last = index + 1 == self.tiers.len();
             if !is_last && !tier.gate.is_open(&tier.nodes, || cx.nanos()) {
                 passed_over = true;
+                moment = cx.into_moment();
                 continue;
             }
             match self.choose_in(tier, tried, &mut cx) {
@@ -106,6 +148,7 @@ impl<S, K> Snapshot<S, K> {
             if !is_last {
                 tier.gate.passed_over(&tier.nodes);
             }
+            moment = cx.into_moment();
         }
         if passed_over {
             if let Some(found) = self.choose_untrusted(fleet, key, tried) {
@@ -133,7 +176,8 @@ impl<S, K> Snapshot<S, K> {
     ) -> Option<Choice<'_, S>> {
         let cap = self.limits.max_in_flight;
         self.tiers.iter().find_map(|tier| {
-            let mut cx = PickContext::new(&tier.nodes, fleet, key, tried, cap, self.scope);
+            let moment = fleet.moment();
+            let mut cx = PickContext::new(&tier.nodes, fleet, key, tried, cap, self.scope, moment);
             let choice = self.choose_in(tier, tried, &mut cx);
             (!matches!(choice, Choice::Fail | Choice::Wait)).then_some(choice)
         })
@@ -214,7 +258,8 @@ impl<S, K> Snapshot<S, K> {
     pub(crate) fn next(&self, fleet: &Fleet) -> Option<&Arc<Node>> {
         let cap = self.limits.max_in_flight;
         for tier in &self.tiers {
-            let mut cx = PickContext::new(&tier.nodes, fleet, None, &[], cap, self.scope);
+            let mut cx =
+                PickContext::new(&tier.nodes, fleet, None, &[], cap, self.scope, fleet.moment());
             match tier.picker.pick(&mut cx) {
                 Pick::Use(index) | Pick::UseBelow { index, .. } => return tier.nodes.get(index),
                 Pick::Wait => return None,
@@ -292,6 +337,20 @@ impl<S, K> Snapshot<S, K> {
         }
         census.unlisted = self.listed.saturating_sub(in_tiers);
         census
+    }
+}
+
+// === impl TierView ===
+
+impl<S> TierView<S> {
+    pub(crate) fn new(
+        nodes: Box<[Arc<Node>]>,
+        services: Box<[S]>,
+        picker: Arc<dyn Picker>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        let plain = picker.plain();
+        Self { nodes, services, picker, gate, plain }
     }
 }
 

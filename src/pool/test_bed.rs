@@ -18,7 +18,7 @@ use super::{
 use crate::{
     discovery::Endpoints,
     error::BuildError,
-    node::{Clock, Fleet, Lease, Link, Node, NodeId, Seeds},
+    node::{Clock, Fleet, LatencyModel, Lease, Link, Node, NodeId, Seeds},
     policy::{IntoPolicy, Policy, PolicyFactory, Tier},
 };
 
@@ -146,24 +146,18 @@ impl TestBed {
     pub fn rebuild(&mut self) {
         let mut rng = self.fleet.seeds.rng();
         let policy = self.policy.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let model = model_of(&**policy, &self.limits);
+        self.fleet.expect_timed(model != LatencyModel::None);
         let now = self.fleet.now();
         let nodes = self.roster.listed().iter().map(|member| &member.node);
         let mut plans = tiers::plan(nodes, &Standpoint::default());
         share_out(&mut plans, self.roster.listed());
         let gates = self.gates.of(plans.iter().map(|plan| plan.rank));
-        let views =
-            plans.into_iter().zip(gates).enumerate().map(|(index, (plan, gate))| TierView {
-                picker: policy.build(&Tier::new(
-                    &plan.nodes,
-                    &plan.weights,
-                    index,
-                    rng.next_u64(),
-                    now,
-                )),
-                services: vec![(); plan.nodes.len()].into(),
-                nodes: plan.nodes.into(),
-                gate,
-            });
+        let views = plans.into_iter().zip(gates).enumerate().map(|(index, (plan, gate))| {
+            let tier = Tier::new(&plan.nodes, &plan.weights, index, rng.next_u64(), now);
+            let picker = policy.build(&tier);
+            TierView::new(plan.nodes.into(), vec![(); plan.positions.len()].into(), picker, gate)
+        });
         self.snapshot.store(Arc::new(Snapshot {
             tiers: views.collect(),
             left_out: Box::default(),
@@ -171,7 +165,7 @@ impl TestBed {
             key: (),
             limits: self.limits,
             scope: policy.scope(),
-            model: model_of(&**policy, &self.limits),
+            model,
             listed: self.roster.listed().len(),
         }));
     }
@@ -185,7 +179,8 @@ impl TestBed {
     /// A place for a request that has tried the nodes in `tried`.
     #[inline]
     pub fn pick_except(&self, key: Option<u64>, tried: &[NodeId]) -> Option<Lease> {
-        match self.snapshot.load().choose(&self.fleet, key, tried) {
+        let moment = self.fleet.moment();
+        match self.snapshot.load().choose(&self.fleet, key, tried, moment) {
             Choice::Take(lease, ()) => Some(lease),
             Choice::Wait | Choice::Fail | Choice::Stale | Choice::Raced => None,
         }

@@ -23,19 +23,7 @@ fn succeed(stats: &Stats, fleet: &Fleet, now: u64, millis: u64, model: LatencyMo
 }
 
 fn millis(stats: &Stats, fleet: &Fleet, now: u64, model: LatencyModel) -> f64 {
-    stats.latency_nanos(model, fleet, at(now)) / 1e6
-}
-
-/// A cap is never passed, and a place that is left can be taken again.
-#[test]
-fn a_cap_is_a_cap() {
-    let stats = Stats::new();
-    assert!(!stats.enter(Some(0)));
-    assert!(stats.enter(Some(2)) && stats.enter(Some(2)));
-    assert!(!stats.enter(Some(2)) && !stats.enter(Some(1)));
-    assert!(stats.enter(None), "without a cap there is always a place");
-    assert!(!stats.leave() && !stats.leave() && stats.leave());
-    assert_eq!(stats.in_flight(), 0);
+    f64::from(stats.latency_nanos(model, fleet, at(now))) / 1e6
 }
 
 #[test]
@@ -182,12 +170,12 @@ fn t11_a_clock_that_goes_back_does_no_harm() {
         assert!((stats.success(at(2_000)) - 0.75).abs() < 1e-6);
         succeed(&stats, &fleet, 1_000, 50, model);
         assert!((millis(&stats, &fleet, 1_000, model) - 50.0).abs() < 0.1);
-        let waiting = stats.begin_waiting(at(5_000));
+        let waiting = stats.enter_waiting(None, at(5_000)).unwrap();
         assert_eq!(stats.oldest_nanos(at(1_000)), 0);
-        let early = stats.begin_waiting(at(1_000));
+        let early = stats.enter_waiting(None, at(1_000)).unwrap();
         assert!(stats.oldest_nanos(at(6_000)) >= 999_000_000);
-        stats.end_waiting(waiting);
-        stats.end_waiting(early);
+        stats.end_waiting(waiting, at(5_000));
+        stats.end_waiting(early, at(1_000));
         assert_eq!(stats.oldest_nanos(at(6_000)), 0);
     }
 }

@@ -1,0 +1,89 @@
+//! What a pick comes to while nothing is out of the ordinary.
+//!
+//! A call through `dyn Picker` keeps what a pick knows in memory, and costs about as much again as
+//! the pick of a built-in policy. So a built-in picker says in a word what it would do among
+//! equally weighted nodes that are all connected, below their caps and without a failure; the
+//! snapshot does so in line, and asks the picker itself in any other case.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::LatencyModel;
+use crate::node::{Fleet, Moment, Node};
+
+/// The plain way of a picker.
+#[derive(Debug)]
+pub enum Plain {
+    /// There is none: the picker is asked.
+    Other,
+    /// The one of two with fewer requests in flight.
+    TwoInFlight,
+    /// The one of two with the lower latency times its requests in flight, and this one.
+    TwoByLatency(LatencyModel),
+    /// Each in its turn.
+    InTurn(Arc<AtomicU64>),
+    /// Any.
+    AtRandom,
+}
+
+impl Plain {
+    /// The node's index, unless something is out of the ordinary.
+    #[inline]
+    pub(crate) fn pick(
+        &self,
+        nodes: &[Arc<Node>],
+        fleet: &Fleet,
+        cap: u32,
+        moment: &mut Moment,
+    ) -> Option<usize> {
+        match self {
+            Self::Other => None,
+            Self::TwoInFlight => of_two(nodes, cap, moment, |node| node.in_flight()),
+            Self::TwoByLatency(model) => {
+                let now = moment.nanos(fleet);
+                of_two(nodes, cap, moment, |node| node.plain_cost(*model, fleet, now))
+            }
+            Self::InTurn(position) => {
+                if nodes.is_empty() {
+                    return None;
+                }
+                let turn = position.fetch_add(1, Ordering::Relaxed);
+                one(nodes, (turn % nodes.len() as u64) as usize, cap)
+            }
+            Self::AtRandom => one(nodes, moment.rng.below(nodes.len()), cap),
+        }
+    }
+}
+
+#[inline]
+fn one(nodes: &[Arc<Node>], index: usize, cap: u32) -> Option<usize> {
+    let node = nodes.get(index)?;
+    (node.link.is_up() && node.in_flight() < cap).then_some(index)
+}
+
+/// The less loaded of two distinct nodes, both from one draw.
+#[inline]
+fn of_two<L: PartialOrd>(
+    nodes: &[Arc<Node>],
+    cap: u32,
+    moment: &mut Moment,
+    load: impl Fn(&Node) -> L,
+) -> Option<usize> {
+    let (first, second) = two_of(nodes.len(), moment.rng.next_u64())?;
+    let (one, other) = (&nodes[first], &nodes[second]);
+    if !(one.is_ordinary(cap) & other.is_ordinary(cap)) {
+        return None;
+    }
+    Some(if load(other) < load(one) { second } else { first })
+}
+
+/// Two distinct numbers below `count`, if there are, from 64 random bits.
+#[inline]
+pub(super) fn two_of(count: usize, bits: u64) -> Option<(usize, usize)> {
+    let count = u64::from(u32::try_from(count).ok().filter(|&count| count > 1)?);
+    let first = ((bits & 0xffff_ffff) * count) >> 32;
+    let second = ((bits >> 32) * (count - 1)) >> 32;
+    Some((first as usize, (second + u64::from(second >= first)) as usize))
+}
