@@ -21,18 +21,20 @@ use evenkeel::{
     Endpoint, Weight,
     node::{LoadReport, Node, Outcome},
     policy::{
-        IntoPolicy, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous, RoundRobin,
-        WeightedRoundRobin,
+        IntoPolicy, LeastLoad, LeastRequest, LoadMetric, P2c, PickFirst, Random, Rendezvous,
+        RoundRobin, WeightedRoundRobin,
     },
     pool::TestBed,
 };
 use support::{Calls, Contender, Effort, now, print_table, random, two_of};
 
-const SIZES: [usize; 5] = [3, 10, 100, 1_000, 10_000];
+const SIZES: [usize; 6] = [3, 10, 40, 100, 1_000, 10_000];
 
 /// What a floor keeps of an endpoint; as large as keeps neighbours off its cache line.
 struct FloorNode {
     in_flight: AtomicU32,
+    /// Nanoseconds, as the bits of an `f32`: for the scan, which compares costs.
+    latency: AtomicU32,
     _room: [u64; 13],
 }
 
@@ -55,14 +57,19 @@ fn main() {
     }
 }
 
+/// Reads the estimate and the count of every node, and keeps the least product.
+const SCAN_FLOOR: &str = "scan floor with two clock reads";
+
 fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
-    let views = [(); 5].map(|()| FloorView::new(nodes));
-    let [p2c_view, timed_view, turns_view, random_view, keyed_view] = &views;
+    let views = [(); 6].map(|()| FloorView::new(nodes));
+    let [p2c_view, timed_view, scan_view, turns_view, random_view, keyed_view] = &views;
     let beds = [
         bed(P2c::by(LoadMetric::InFlight), nodes),
         bed(LeastRequest::new(), nodes),
         bed(P2c::by(LoadMetric::PeakEwma), nodes),
         bed(P2c::by(LoadMetric::Cost), nodes),
+        bed(LeastLoad::by(LoadMetric::Cost).scan(), nodes),
+        bed(LeastLoad::default(), nodes),
         bed(RoundRobin::new(), nodes),
         bed(Random, nodes),
         bed(Rendezvous, nodes),
@@ -71,22 +78,27 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
         reported(bed(WeightedRoundRobin::new().blackout_period(Duration::ZERO), nodes)),
         bed(PickFirst::new(), nodes),
     ];
-    let [in_flight, least_request, peak_ewma, cost, round_robin, random_bed, rendezvous, ..] =
+    let [two, least_request, two_by_ewma, two_by_cost, scan, default, turns, any, keyed, ..] =
         &beds;
     let [.., by_weight, by_deadline, by_report, pick_first] = &beds;
     let contenders = [
         Contender::new("P2C floor", &[], || floor(p2c_view, FloorView::less_loaded)),
-        Contender::new("P2C by InFlight", &["P2C floor"], || evenkeel(in_flight)),
+        Contender::new("P2C by InFlight", &["P2C floor"], || evenkeel(two)),
         Contender::new("LeastRequest", &["P2C floor"], || evenkeel(least_request)),
         Contender::new("P2C floor with two clock reads", &[], || {
             timed_floor(timed_view, FloorView::less_loaded)
         }),
         Contender::new("P2C by PeakEwma", &["P2C floor with two clock reads"], || {
-            evenkeel(peak_ewma)
+            evenkeel(two_by_ewma)
         }),
-        Contender::new("P2C by Cost", &["P2C floor with two clock reads"], || evenkeel(cost)),
+        Contender::new("P2C by Cost", &["P2C floor with two clock reads"], || {
+            evenkeel(two_by_cost)
+        }),
+        Contender::new(SCAN_FLOOR, &[], || timed_floor(scan_view, FloorView::least_cost)),
+        Contender::new("LeastLoad by Cost, scan", &[SCAN_FLOOR], || evenkeel(scan)),
+        Contender::new("LeastLoad by default", &[SCAN_FLOOR, "P2C by Cost"], || evenkeel(default)),
         Contender::new("round robin floor", &[], || floor(turns_view, FloorView::next)),
-        Contender::new("RoundRobin", &["round robin floor", "P2C floor"], || evenkeel(round_robin)),
+        Contender::new("RoundRobin", &["round robin floor", "P2C floor"], || evenkeel(turns)),
         Contender::new("RoundRobin by weight", &["round robin floor"], || evenkeel(by_weight)),
         Contender::new("RoundRobin::envoy() by weight", &["round robin floor"], || {
             evenkeel(by_deadline)
@@ -96,9 +108,9 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
         }),
         Contender::new("PickFirst", &["round robin floor"], || evenkeel(pick_first)),
         Contender::new("random floor", &[], || floor(random_view, FloorView::any)),
-        Contender::new("Random", &["random floor", "P2C floor"], || evenkeel(random_bed)),
+        Contender::new("Random", &["random floor", "P2C floor"], || evenkeel(any)),
         Contender::new("rendezvous floor", &[], || floor(keyed_view, FloorView::highest)),
-        Contender::new("Rendezvous", &["rendezvous floor"], || evenkeel_by_key(rendezvous)),
+        Contender::new("Rendezvous", &["rendezvous floor"], || evenkeel_by_key(keyed)),
     ];
     effort.run(&contenders, threads)
 }
@@ -164,7 +176,10 @@ fn timed_floor<'a>(
 
 impl FloorView {
     fn new(nodes: usize) -> ArcSwap<Self> {
-        let node = |_| Arc::new(FloorNode { in_flight: AtomicU32::new(0), _room: [0; 13] });
+        let node = |at: usize| {
+            let latency = AtomicU32::new((50.0 + (at * 7 % 11) as f32).to_bits());
+            Arc::new(FloorNode { in_flight: AtomicU32::new(0), latency, _room: [0; 13] })
+        };
         ArcSwap::from_pointee(Self {
             nodes: (0..nodes).map(node).collect(),
             hashes: (0..nodes).map(|_| random()).collect(),
@@ -179,6 +194,20 @@ impl FloorView {
         if load(other) < load(one) { other } else { one }
     }
 
+    #[inline]
+    fn least_cost(&self) -> usize {
+        let (mut best, mut least) = (0, f32::INFINITY);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let latency = f32::from_bits(node.latency.load(Ordering::Relaxed));
+            let cost = latency * (node.in_flight.load(Ordering::Relaxed) as f32 + 1.0);
+            if cost < least {
+                (best, least) = (index, cost);
+            }
+        }
+        best
+    }
+
+    /// A bare `fetch_add`.
     #[inline]
     fn next(&self) -> usize {
         (self.position.fetch_add(1, Ordering::Relaxed) % self.nodes.len() as u64) as usize
