@@ -323,7 +323,7 @@ async fn a_timeout_covers_the_head_and_the_body() {
         assert_eq!(error.endpoint().unwrap().to_string(), server.address.to_string());
         assert_eq!(
             error.to_string(),
-            format!("no response within 150ms at endpoint {}", server.address)
+            format!("the call was not complete within 150ms at endpoint {}", server.address)
         );
 
         // The client's own, where the request has none; and a request's own goes first.
@@ -333,6 +333,7 @@ async fn a_timeout_covers_the_head_and_the_body() {
         let answer = users.get("http://users/stalls").send().await.unwrap();
         let error = answer.bytes().await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
+        assert_eq!(cause(&error).endpoint().unwrap().to_string(), server.address.to_string());
         let long = Duration::from_secs(3600);
         let mut answer = users.get("http://users/stalls").timeout(long).send().await.unwrap();
         assert_eq!(answer.chunk().await.unwrap().unwrap(), "first");

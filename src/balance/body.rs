@@ -213,6 +213,25 @@ fn hear_report(lease: &Lease, headers: &HeaderMap) {
     }
 }
 
+/// Whether `error` is the caller's own: the body of its request failed.
+pub(crate) fn is_callers(error: &(dyn StdError + 'static)) -> bool {
+    #[cfg(feature = "http")]
+    {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if error.is::<crate::error::BodyError>()
+                || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
+            {
+                return true;
+            }
+            next = error.source();
+        }
+    }
+    #[cfg(not(feature = "http"))]
+    let _ = error;
+    false
+}
+
 /// Whether `error` can only have come before anything was sent: the peer refused the connection.
 pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);

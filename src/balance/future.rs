@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    body::{Complete, is_refused},
+    body::{Complete, is_callers, is_refused},
     wait::{Detour, Heard},
 };
 use crate::{
@@ -322,7 +322,9 @@ where
     if let Some(request) = request {
         return Judged::Returned { request, cause };
     }
-    if !unprocessed {
+    if is_callers(&*cause) {
+        lease.pass();
+    } else if !unprocessed {
         lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));
     } else {
         lease.pass();

@@ -2,10 +2,8 @@
 //! body.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,11 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
-    error::BoxError,
+    endpoint::Endpoint,
+    error::{BoxError, Error},
     node::{Clock, Fleet, Sleep, after},
 };
 
@@ -34,17 +34,14 @@ struct Running {
     after: Duration,
 }
 
-/// The caller's deadline passed before the response was complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DeadlinePassed(pub(super) Duration);
-
 pin_project! {
-    /// A body that fails once the deadline of its call has passed. The default is empty.
+    /// A body that fails once the deadline of its call has passed.
     pub(super) struct TimedBody<B> {
         // Gone once the deadline has passed, so that its connection hears of it.
         #[pin]
         inner: Option<B>,
         deadline: Deadline,
+        endpoint: Option<Endpoint>,
     }
 }
 
@@ -73,14 +70,10 @@ impl Timers {
 // === impl Deadline ===
 
 impl Deadline {
-    /// Ready once the deadline has passed, and again whenever it is asked after that.
-    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<DeadlinePassed> {
+    /// Ready with its length once the deadline has passed.
+    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(running) = &mut self.0 else { return Poll::Pending };
-        running.sleep.as_mut().poll(cx).map(|()| DeadlinePassed(running.after))
-    }
-
-    pub(super) fn take(&mut self) -> Self {
-        std::mem::take(self)
+        running.sleep.as_mut().poll(cx).map(|()| running.after)
     }
 }
 
@@ -90,33 +83,13 @@ impl fmt::Debug for Deadline {
     }
 }
 
-// === impl DeadlinePassed ===
-
-impl DeadlinePassed {
-    /// As an error of IO, which clients above know for a timeout.
-    fn into_io(self) -> io::Error {
-        io::Error::new(io::ErrorKind::TimedOut, self)
-    }
-
-    /// The deadline that `error` tells of, if it does.
-    pub(super) fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
-        error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().copied()
-    }
-}
-
-impl fmt::Display for DeadlinePassed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the response was not complete within {:?}", self.0)
-    }
-}
-
-impl StdError for DeadlinePassed {}
-
 // === impl TimedBody ===
 
 impl<B> TimedBody<B> {
-    pub(super) fn new(inner: B, deadline: Deadline) -> Self {
-        Self { inner: Some(inner), deadline }
+    /// The body of `response` with what is left of the call's time.
+    pub(super) fn of(response: Response<B>, deadline: Deadline) -> Response<Self> {
+        let endpoint = response.extensions().get().cloned();
+        response.map(|inner| Self { inner: Some(inner), deadline, endpoint })
     }
 }
 
@@ -137,9 +110,9 @@ where
         if let Poll::Ready(frame) = inner.poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        this.deadline.poll_passed(cx).map(|passed| {
+        this.deadline.poll_passed(cx).map(|after| {
             this.inner.set(None);
-            Some(Err(passed.into_io().into()))
+            Some(Err(Error::deadline(after, this.endpoint.take()).into()))
         })
     }
 
@@ -178,10 +151,17 @@ mod tests {
         let clock = Clock::default();
         let begun = clock.now();
         let limit = Duration::from_millis(300);
-        let mut body =
-            std::pin::pin!(TimedBody::new(Silent, Timers::default().within(Some(limit))));
+        let mut response = Response::new(Silent);
+        response.extensions_mut().insert(Endpoint::new(([10, 0, 0, 1], 80)));
+        let response = TimedBody::of(response, Timers::default().within(Some(limit)));
+        let mut body = std::pin::pin!(response.into_body());
         let error = poll_fn(|cx| body.as_mut().poll_frame(cx)).await.unwrap().unwrap_err();
-        assert_eq!(DeadlinePassed::of(&*error), Some(DeadlinePassed(limit)));
+        let error = error.downcast::<Error>().unwrap();
+        assert!(error.is_timeout() && error.is_ambiguous());
+        assert_eq!(
+            error.to_string(),
+            "the call was not complete within 300ms at endpoint 10.0.0.1:80"
+        );
         assert!(clock.now() - begun >= limit);
         assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
         assert!(body.is_end_stream());

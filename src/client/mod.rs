@@ -9,6 +9,8 @@ mod deadline;
 mod http;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+#[cfg(any(feature = "tonic", feature = "reqwest"))]
+mod sent;
 #[cfg(feature = "tonic")]
 mod tonic;
 
@@ -19,10 +21,10 @@ pub use self::http::{
 #[cfg(feature = "tls")]
 pub use self::http::{ServerNameError, Tls};
 #[cfg(feature = "reqwest")]
-pub use self::reqwest::{
-    BalancedRequest, ReqwestClient, SendError, SendWith, Sending, Sent, SentFuture,
-};
+pub use self::reqwest::{BalancedRequest, ReqwestClient, SendError, SendWith, Sending};
 #[cfg(feature = "cookies")]
 pub use self::reqwest::{Cookies, CookiesFuture, WithCookies};
+#[cfg(any(feature = "tonic", feature = "reqwest"))]
+pub use self::sent::{Sent, SentFuture};
 #[cfg(feature = "tonic")]
 pub use self::tonic::{TonicChannel, TonicFuture};

@@ -40,10 +40,25 @@ struct Parts {
 enum Kind {
     Failed,
     BrokenOff,
-    NoEndpoint { target: Arc<str>, census: Census, discovery: Option<DiscoverError> },
-    TooManyWaiting { target: Arc<str>, limit: usize },
-    AttemptTimeout { after: Duration },
-    Closed { target: Arc<str> },
+    NoEndpoint {
+        target: Arc<str>,
+        census: Census,
+        discovery: Option<DiscoverError>,
+    },
+    TooManyWaiting {
+        target: Arc<str>,
+        limit: usize,
+    },
+    AttemptTimeout {
+        after: Duration,
+    },
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    Deadline {
+        after: Duration,
+    },
+    Closed {
+        target: Arc<str>,
+    },
 }
 
 /// How many endpoints are known, and why each class of them could not be used.
@@ -74,6 +89,12 @@ pub struct DiscoverError {
     #[source]
     source: Option<SharedError>,
 }
+
+/// The request's own body broke off: no fault of the endpoint's.
+#[cfg(feature = "http")]
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body failed")]
+pub(crate) struct BodyError(#[source] pub(crate) BoxError);
 
 /// An error that several holders share.
 #[derive(Clone)]
@@ -110,6 +131,18 @@ impl Error {
             endpoint: Some(endpoint),
             unprocessed: false,
             source: None,
+        }))
+    }
+
+    /// The caller's own deadline passed, while `endpoint` had the request, if one had.
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    pub(crate) fn deadline(after: Duration, endpoint: Option<Endpoint>) -> Self {
+        Self(Box::new(Parts {
+            kind: Kind::Deadline { after },
+            unprocessed: endpoint.is_none(),
+            endpoint,
+            // Clients above know a timeout by it.
+            source: Some(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }))
     }
 
@@ -164,9 +197,15 @@ impl Error {
         !self.0.unprocessed
     }
 
-    /// Whether the attempt took longer than `attempt_timeout`.
+    /// Whether the attempt took longer than `attempt_timeout`; or the whole call longer than the
+    /// deadline that it brought, as those of tonic and reqwest may.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.kind, Kind::AttemptTimeout { .. })
+        match self.0.kind {
+            Kind::AttemptTimeout { .. } => true,
+            #[cfg(any(feature = "tonic", feature = "reqwest"))]
+            Kind::Deadline { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether no endpoint could be used, after the wait that the settings allow.
@@ -221,6 +260,8 @@ impl fmt::Display for Error {
                 write!(f, "{limit} calls wait for an endpoint of `{target}` already")?;
             }
             Kind::AttemptTimeout { after } => write!(f, "no response within {after:?}")?,
+            #[cfg(any(feature = "tonic", feature = "reqwest"))]
+            Kind::Deadline { after } => write!(f, "the call was not complete within {after:?}")?,
             Kind::Closed { target } => write!(f, "the balancer of `{target}` is closed")?,
         }
         match (&self.0.endpoint, &self.0.kind) {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel::{Balance, Error, client::TonicChannel, policy::RoundRobin};
+use evenkeel::{Balance, client::TonicChannel, policy::RoundRobin};
 use futures::StreamExt;
 use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -102,12 +102,7 @@ async fn r21_a_foreign_server_ends_connections_by_age() {
             let mut health = health.clone();
             tokio::spawn(async move {
                 for _ in 0..300 {
-                    while let Err(status) = health.check(of("up")).await {
-                        // A stream above the last that a GOAWAY names: never processed, and said so.
-                        assert_eq!(status.code(), Code::Unavailable, "{status}");
-                        let source = status.source().unwrap().downcast_ref::<Error>().unwrap();
-                        assert!(source.is_unprocessed(), "{status}");
-                    }
+                    health.check(of("up")).await.unwrap();
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })

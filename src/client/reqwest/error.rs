@@ -1,7 +1,5 @@
 //! Why a request that reqwest built got no response.
 
-use std::time::Duration;
-
 use crate::{
     endpoint::Endpoint,
     error::{BoxError, Error},
@@ -17,18 +15,8 @@ pub enum SendError {
     /// The request could not be built, as with a URL that does not parse. Nothing was sent.
     #[error(transparent)]
     Request(reqwest::Error),
-    /// The timeout of the request, or of the client, passed before the response's head came.
-    #[error(
-        "no response within {after:?}{}",
-        endpoint.as_ref().map(|endpoint| format!(" at endpoint {endpoint}")).unwrap_or_default()
-    )]
-    Timeout {
-        /// The timeout.
-        after: Duration,
-        /// The endpoint that had the request, if one had.
-        endpoint: Option<Endpoint>,
-    },
-    /// The balancer's error, which names the endpoint where there was one.
+    /// The balancer's error, which names the endpoint where there was one. Also that of a timeout, of
+    /// the request or of the client.
     #[error(transparent)]
     Balance(Error),
     /// An error of a layer over the balancer.
@@ -46,20 +34,12 @@ impl SendError {
 
     /// The endpoint that the request went to, or was last tried on.
     pub fn endpoint(&self) -> Option<&Endpoint> {
-        match self {
-            Self::Balance(error) => error.endpoint(),
-            Self::Timeout { endpoint, .. } => endpoint.as_ref(),
-            _ => None,
-        }
+        self.balance()?.endpoint()
     }
 
     /// Whether a timeout passed: that of the request, of the client, or of the balancer's attempt.
     pub fn is_timeout(&self) -> bool {
-        match self {
-            Self::Timeout { .. } => true,
-            Self::Balance(error) => error.is_timeout(),
-            _ => false,
-        }
+        self.balance().is_some_and(Error::is_timeout)
     }
 
     /// Whether no server has processed the request: it is safe to send it again. Of a layer's error
@@ -67,7 +47,6 @@ impl SendError {
     pub fn is_unprocessed(&self) -> bool {
         match self {
             Self::Request(_) => true,
-            Self::Timeout { endpoint, .. } => endpoint.is_none(),
             Self::Balance(error) => error.is_unprocessed(),
             Self::Layer(_) => false,
         }

@@ -13,7 +13,6 @@ mod cookies;
 mod error;
 mod request;
 mod response;
-mod sent;
 
 use std::{
     fmt,
@@ -35,11 +34,11 @@ pub use self::cookies::{Cookies, CookiesFuture, WithCookies};
 pub use self::{
     error::SendError,
     request::{BalancedRequest, SendWith},
-    sent::{Sent, SentFuture},
 };
 use super::{
     deadline::{TimedBody, Timers},
     http::{Http, HttpService},
+    sent::{Sent, Witness},
 };
 use crate::{
     balance::{AtBodyEnd, Balance, Builder, Handle},
@@ -291,7 +290,7 @@ where
         let prepared = http::Request::try_from(request).map(|request| self.prepare(request));
         let inner = async move {
             let mut request = prepared.map_err(SendError::Request)?;
-            let witness = sent::Witness::in_extensions(request.extensions_mut());
+            let witness = Witness::in_extensions(request.extensions_mut());
             let uri = request.uri().clone();
             let mut sending = Box::pin(async move {
                 poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -302,14 +301,12 @@ where
                 Poll::Pending => deadline.poll_passed(cx).map(Err),
             });
             match sent.await {
-                Ok(Ok(answer)) => {
-                    Ok(response::of(answer.map(|body| TimedBody::new(body, deadline)), &uri, url))
-                }
+                Ok(Ok(answer)) => Ok(response::of(TimedBody::of(answer, deadline), &uri, url)),
                 Ok(Err(error)) => Err(SendError::of(error.into())),
-                Err(passed) => {
+                Err(after) => {
                     // Dropped, it tells where it was.
                     drop(sending);
-                    Err(SendError::Timeout { after: passed.0, endpoint: witness.endpoint() })
+                    Err(SendError::Balance(Error::deadline(after, witness.endpoint())))
                 }
             }
         };

@@ -9,8 +9,12 @@ use reqwest::{Body, Client, Request, RequestBuilder, multipart::Form};
 use serde::Serialize;
 use tower_service::Service;
 
-use super::{ReqwestClient, SendError, Sending, Sent};
-use crate::{balance::Balance, client::HttpService, error::BoxError};
+use super::{ReqwestClient, SendError, Sending};
+use crate::{
+    balance::Balance,
+    client::{HttpService, Sent},
+    error::BoxError,
+};
 
 /// A [`reqwest::RequestBuilder`] whose [`send`](Self::send) goes through a balancer.
 ///

@@ -11,8 +11,7 @@ use http::Uri;
 use http_body::{Body, Frame, SizeHint};
 use reqwest::{Response, ResponseBuilderExt, Url};
 
-use super::sent::SentTo;
-use crate::error::BoxError;
+use crate::{client::sent::SentTo, error::BoxError};
 
 /// The response to a request for `url`, which went out as `uri`.
 pub(super) fn of<B>(mut response: http::Response<B>, uri: &Uri, url: Url) -> Response

@@ -29,6 +29,7 @@ use tower_service::Service;
 use super::{
     deadline::{Deadline, TimedBody, Timers},
     http::{Http, HttpService},
+    sent::{Sent, Witness},
 };
 use crate::{
     balance::{AtBodyEnd, Balance, Builder, Handle},
@@ -85,7 +86,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct TonicChannel<S = Balance<HttpService>> {
+pub struct TonicChannel<S = Sent<Balance<HttpService>>> {
     inner: S,
     timers: Timers,
     /// Why it is not ready, to be said by the next call: of an error of `poll_ready` generated clients
@@ -101,6 +102,8 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         deadline: Deadline,
+        // Of a call with a deadline.
+        witness: Option<Witness>,
         unready: Option<tonic::Status>,
     }
 }
@@ -125,14 +128,17 @@ where
     ///
     /// # Errors
     /// Those of [`make`](Builder::make).
-    pub fn tonic(self) -> Result<TonicChannel<Balance<HttpService, K, AtBodyEnd<Cl>>>, BuildError> {
+    #[allow(clippy::type_complexity, reason = "users write the name alone, for its default")]
+    pub fn tonic(
+        self,
+    ) -> Result<TonicChannel<Sent<Balance<HttpService, K, AtBodyEnd<Cl>>>>, BuildError> {
         Ok(TonicChannel::over(self.make(Http::default().http2_prior_knowledge())?))
     }
 }
 
 // === impl TonicChannel ===
 
-impl<K, C> TonicChannel<Balance<HttpService, K, C>> {
+impl<K, C> TonicChannel<Sent<Balance<HttpService, K, C>>> {
     /// A channel over a balancer with a transport of one's own configuration, which should speak
     /// HTTP/2.
     ///
@@ -148,22 +154,22 @@ impl<K, C> TonicChannel<Balance<HttpService, K, C>> {
     /// ```
     pub fn over(balance: Balance<HttpService, K, C>) -> Self {
         let timers = Timers::of(balance.fleet());
-        Self { inner: balance, timers, unready: None }
+        Self { inner: Sent::new(balance), timers, unready: None }
     }
 }
 
-impl<K, C> TonicChannel<Balance<HttpService, K, C>>
+impl<K, C> TonicChannel<Sent<Balance<HttpService, K, C>>>
 where
     K: Send + Sync + 'static,
 {
     /// See [`Balance::status`].
     pub fn status(&self) -> Status {
-        self.inner.status()
+        self.inner.get_ref().status()
     }
 
     /// See [`Balance::handle`]; good to have before layers are put over the channel.
     pub fn handle(&self) -> Handle<K> {
-        self.inner.handle()
+        self.inner.get_ref().handle()
     }
 
     /// See [`Balance::ready`].
@@ -171,7 +177,7 @@ where
     /// # Errors
     /// The balancer is closed.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.inner.ready().await
+        self.inner.get_ref().ready().await
     }
 }
 
@@ -206,16 +212,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(status) = self.unready.take() {
-            return TonicFuture {
-                inner: None,
-                deadline: Deadline::default(),
-                unready: Some(status),
-            };
+        let (mut witness, unready) = (None, self.unready.take());
+        if unready.is_some() {
+            return TonicFuture { inner: None, deadline: Deadline::default(), witness, unready };
         }
-        let deadline = self.timers.within(timeout::of(request.headers()));
+        let limit = timeout::of(request.headers());
+        let deadline = self.timers.within(limit);
+        if limit.is_some() {
+            witness = Some(Witness::in_extensions(request.extensions_mut()));
+        }
         request.headers_mut().entry(header::USER_AGENT).or_insert(USER_AGENT);
-        TonicFuture { inner: Some(self.inner.call(request)), deadline, unready: None }
+        TonicFuture { inner: Some(self.inner.call(request)), deadline, witness, unready }
     }
 }
 
@@ -243,16 +250,20 @@ where
         }
         let inner = this.inner.as_mut().as_pin_mut().expect("a future is not polled after its end");
         if let Poll::Ready(answer) = inner.poll(cx) {
-            let deadline = this.deadline.take();
+            let deadline = std::mem::take(this.deadline);
             return Poll::Ready(match answer {
-                Ok(response) => Ok(response
-                    .map(|body| Body::new(StatusBody { inner: TimedBody::new(body, deadline) }))),
+                Ok(response) => {
+                    Ok(TimedBody::of(response, deadline)
+                        .map(|inner| Body::new(StatusBody { inner })))
+                }
                 Err(error) => Err(status::of(error)),
             });
         }
-        this.deadline.poll_passed(cx).map(|passed| {
+        this.deadline.poll_passed(cx).map(|after| {
+            // Dropped, it tells where it was.
             this.inner.set(None);
-            Err(status::late(passed))
+            let endpoint = this.witness.take().and_then(|witness| witness.endpoint());
+            Err(status::of(Error::deadline(after, endpoint)))
         })
     }
 }

@@ -4,26 +4,14 @@ use std::{error::Error as StdError, sync::Arc};
 
 use tonic::{Code, Status};
 
-use crate::{
-    client::deadline::DeadlinePassed,
-    error::{BoxError, Error},
-};
+use crate::error::{BodyError, BoxError, Error};
 
 /// The status of any error of the services below; its source is the error itself.
 pub(super) fn of(error: impl Into<BoxError>) -> Status {
-    let error = match error.into().downcast::<Error>() {
-        Ok(error) => return of_balance(*error),
-        Err(error) => error,
-    };
-    match DeadlinePassed::of(&*error) {
-        Some(passed) => late(passed),
-        None => Status::from_error(error),
+    match error.into().downcast::<Error>() {
+        Ok(error) => of_balance(*error),
+        Err(error) => Status::from_error(error),
     }
-}
-
-/// The caller's deadline has passed.
-pub(super) fn late(passed: DeadlinePassed) -> Status {
-    with_source(Code::DeadlineExceeded, passed)
 }
 
 fn of_balance(error: Error) -> Status {
@@ -33,10 +21,10 @@ fn of_balance(error: Error) -> Status {
         status.set_source(Arc::new(error));
         return status;
     }
-    let code = if error.is_unprocessed() {
-        Code::Unavailable
-    } else if error.is_timeout() {
+    let code = if error.is_timeout() {
         Code::DeadlineExceeded
+    } else if error.is_unprocessed() {
+        Code::Unavailable
     } else {
         chain(&error).find_map(told).unwrap_or(Code::Unavailable)
     };
@@ -46,9 +34,9 @@ fn of_balance(error: Error) -> Status {
 /// What one cause of an error says for itself. A connection that broke says nothing: the peer is
 /// unavailable, and nobody knows whether it has processed the request.
 fn told(cause: Cause<'_>) -> Option<Code> {
-    if let Some(error) = cause.downcast_ref::<hyper::Error>() {
+    if cause.is::<BodyError>() {
         // The stream of requests failed, with something that is no status.
-        return error.is_user().then_some(Code::Unknown);
+        return Some(Code::Unknown);
     }
     let error = cause.downcast_ref::<h2::Error>()?;
     // PROTOCOL-HTTP2.md, "Errors", knows a code for each reason of a RST_STREAM.
@@ -111,6 +99,8 @@ mod tests {
         assert_eq!(code(late), Code::DeadlineExceeded);
         assert_eq!(code(failed(io::Error::other("reset by peer"), false)), Code::Unavailable);
         assert_eq!(code(failed(Status::aborted("mine"), false)), Code::Aborted);
+        let own = BodyError(io::Error::other("disk full").into());
+        assert_eq!(code(failed(own, false)), Code::Unknown);
         assert_eq!(code(io::Error::other("what is that")), Code::Unknown);
     }
 

@@ -22,7 +22,7 @@ use super::{
     pump::Pump,
     trunk::{Gone, Slot},
 };
-use crate::error::BoxError;
+use crate::error::{BodyError, BoxError};
 
 /// Why there is no response, and what that says of the request.
 #[derive(Debug)]
@@ -83,11 +83,6 @@ pub(in super::super) async fn exchange(
     let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());
     Ok(response.map(|stream| HttpBody::http2(Incoming::new(stream, announced, slot, rest))))
 }
-
-/// The caller's own body broke off.
-#[derive(Debug, thiserror::Error)]
-#[error("the request's body failed")]
-pub(in super::super) struct BodyError(#[source] BoxError);
 
 fn send(
     sender: &mut SendRequest<Bytes>,

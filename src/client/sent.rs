@@ -1,5 +1,5 @@
-//! Notes of each request, under all layers, what is asked for above them: the URL that was sent last,
-//! and the endpoint that had the request when its timeout passed.
+//! Notes of a request, under all layers, what is asked for above them: the URI that was sent last, and
+//! the endpoint that had the request when its deadline passed.
 
 use std::{
     fmt,
@@ -20,8 +20,7 @@ use crate::{
     policy::RequestKey,
 };
 
-/// A balancer under the layers of a [`ReqwestClient`](super::ReqwestClient), which remembers the URI of
-/// each response: after redirects that is another than the caller's.
+/// A balancer under the layers of a client, which tells the client above them where a request went.
 #[derive(Clone)]
 pub struct Sent<S> {
     inner: S,
@@ -36,8 +35,8 @@ pin_project! {
     {
         #[pin]
         inner: ResponseFuture<S, Request<B>, K, C>,
-        uri: Uri,
-        witness: Option<Witness>,
+        // Of requests that somebody wants to know of.
+        noted: Option<(Witness, Uri)>,
     }
 
     impl<S, B, K, C> PinnedDrop for SentFuture<S, B, K, C>
@@ -45,17 +44,16 @@ pin_project! {
         S: Service<Request<B>>,
     {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(endpoint) = this.inner.endpoint() {
-                if let Some(witness) = &this.witness {
-                    let _ = witness.0.set(endpoint);
-                }
+            if let (Some((witness, _)), Some(endpoint)) = (&this.noted, this.inner.endpoint()) {
+                let _ = witness.0.set(endpoint);
             }
         }
     }
 }
 
-/// Where the response comes from, in its extensions.
+/// The URI whose response it is, in its extensions: after redirects another than the caller's.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "reqwest"), allow(dead_code, reason = "tonic follows no redirects"))]
 pub(super) struct SentTo(pub(super) Uri);
 
 /// Which endpoint had a request that was given up; goes down in the request's extensions.
@@ -92,9 +90,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let uri = request.uri().clone();
         let witness = request.extensions().get::<Witness>().cloned();
-        SentFuture { inner: self.inner.call(request), uri, witness }
+        let noted = witness.map(|witness| (witness, request.uri().clone()));
+        SentFuture { inner: self.inner.call(request), noted }
     }
 }
 
@@ -118,7 +116,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        response.extensions_mut().insert(SentTo(std::mem::take(this.uri)));
+        if let Some((_, uri)) = this.noted.take() {
+            response.extensions_mut().insert(SentTo(uri));
+        }
         Poll::Ready(Ok(response))
     }
 }
@@ -128,7 +128,7 @@ where
     S: Service<Request<B>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SentFuture").field("uri", &self.uri).finish_non_exhaustive()
+        f.debug_struct("SentFuture").finish_non_exhaustive()
     }
 }
 
