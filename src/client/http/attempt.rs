@@ -165,16 +165,11 @@ async fn http1(
         });
     }
     // The peer closed it between two requests, as servers do, or before the first, as those that end
-    // do; or it died of this one: nobody knows. An idempotent request may be sent again (RFC 9110 section
-    // 9.2.2): once here, on a connection that is new, and once elsewhere.
-    job.deaths += 1;
+    // do; or it died of this one: nobody knows.
     let quiet = !monitor.has_heard() && !monitor.is_cut() && !error.is_user();
-    if !quiet || !job.head.method.is_idempotent() || job.deaths > DEATHS {
-        return Err(Next::Fail(Failed::Ambiguous(error.into())));
-    }
-    Err(match used && job.deaths == 1 {
-        true => job.again(true, error),
-        false => job.hand_back(Why::Died, error),
+    Err(match quiet {
+        true => job.outlive(used, error),
+        false => Next::Fail(Failed::Ambiguous(error.into())),
     })
 }
 
@@ -206,6 +201,7 @@ async fn http2(
             job.hand_back(Why::Refused, cause)
         }
         h2::Failed::Refused(cause) | h2::Failed::Unfit(cause) => Next::Fail(job.unprocessed(cause)),
+        h2::Failed::Died(cause) => job.outlive(trunk.has_served(), cause),
         h2::Failed::Ambiguous(cause) => Next::Fail(Failed::Ambiguous(cause)),
     })
 }
@@ -253,6 +249,20 @@ impl Job {
         match self.body.rewind() {
             true => Next::Again { fresh },
             false => Next::Fail(self.unprocessed(cause.into())),
+        }
+    }
+
+    /// What to do with a request that a connection died with before a byte of its response. If it is
+    /// idempotent it may be sent again (RFC 9110 section 9.2.2): once here, on a connection that is new,
+    /// if that one had served others, and once elsewhere.
+    fn outlive(&mut self, served: bool, cause: impl Into<BoxError>) -> Next {
+        self.deaths += 1;
+        if !self.head.method.is_idempotent() || self.deaths > DEATHS {
+            return Next::Fail(Failed::Ambiguous(cause.into()));
+        }
+        match served && self.deaths == 1 {
+            true => self.again(true, cause),
+            false => self.hand_back(Why::Died, cause),
         }
     }
 

@@ -30,8 +30,8 @@ use crate::error::{Began, BoxError, Unsent};
 /// processed is [ambiguous](Unsent::is_unprocessed). One that was sent and provably not processed is
 /// sent again, with what was kept of its body (the first 64 KiB, until the response head comes): on a
 /// new connection where the peer said GOAWAY, and through a [`Balance`](crate::Balance) on another
-/// endpoint, or here, where it refused the stream. So is one whose method is idempotent, when an
-/// HTTP/1.1 connection died before a byte of the response (RFC 9110 section 9.2.2): once on a new
+/// endpoint, or here, where it refused the stream. So is one whose method is idempotent, when a
+/// connection died before a byte of the response (RFC 9110 section 9.2.2): once on a new
 /// connection, where it had served others, and through a balancer once on another endpoint.
 ///
 /// An upgrade of HTTP/1.1, and CONNECT, is taken from the response with `hyper::upgrade::on`. On

@@ -35,6 +35,8 @@ pub(in super::super) enum Failed {
     Above(BoxError),
     /// REFUSED_STREAM: the peer has not processed it.
     Refused(BoxError),
+    /// Sent, at least in part, on a connection that ended without a word of it.
+    Died(BoxError),
     /// Sent, at least in part.
     Ambiguous(BoxError),
 }
@@ -149,6 +151,7 @@ fn failed(slot: &Slot, stream: u32, error: h2::Error) -> Failed {
     }
     match state.end.get() {
         Some(&gone @ Gone::Silent(_)) => Failed::Ambiguous(gone.into()),
+        _ if error.is_io() && !state.monitor.is_cut() => Failed::Died(error.into()),
         _ => Failed::Ambiguous(error.into()),
     }
 }
