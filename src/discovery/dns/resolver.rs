@@ -1,7 +1,9 @@
 //! Whom to ask, shared by all sources that are given it.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},

@@ -41,6 +41,9 @@ const PREFERENCE: Duration = Duration::from_secs(30);
 /// Questions at once. A long list of SRV targets must not open a socket for each.
 const AT_ONCE: usize = 64;
 
+/// Bounds for a server's time, as in glibc; 0 would be no time at all.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
+const MOST_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_NAMESERVER: NetError = NetError::Message("no nameserver is configured");
 
 /// Nameservers, in their order.
@@ -189,6 +192,7 @@ impl Server {
         let mut options = options.clone();
         // Attempts and the names of the search list are ours; a cache would tell old news.
         options.attempts = 0;
+        options.timeout = options.timeout.clamp(LEAST_TIMEOUT, MOST_TIMEOUT);
         options.ndots = 0;
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;

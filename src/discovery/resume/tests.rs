@@ -200,3 +200,32 @@ async fn r6_looks_do_not_overlap_and_parts_follow_at_once() {
     // Asked for after the look of 8 s began over a floor ago: at once.
     assert_eq!(since(2).as_secs(), 8);
 }
+
+/// Time that jumps, mostly back; every wait is over at once.
+struct Erratic(Instant, Mutex<Rng>);
+
+impl crate::node::Time for Erratic {
+    fn now(&self) -> Instant {
+        let jump = self.1.lock().unwrap().below(7_200_000);
+        self.0 + Duration::from_millis(jump.try_into().unwrap())
+    }
+
+    fn sleep_until(&self, _: Instant) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// T11: a clock that goes back by hours neither stops it nor makes it panic.
+#[tokio::test(start_paused = true)]
+async fn t11_a_clock_that_goes_back_does_no_harm() {
+    let time = Erratic(Clock::default().now(), Mutex::new(Rng::from_seed(11)));
+    let script = Script { for_ever: Some(Again::Rarely), ..Script::default() };
+    let pace = Pace { clock: Clock::custom(time), ..pace(1) };
+    let (handle, requests) = refresh::channel();
+    let mut updates = std::pin::pin!(resume(script.clone(), pace, requests));
+    for _ in 0..1_000 {
+        handle.request();
+        updates.next().await;
+    }
+    assert_eq!(script.looks.lock().unwrap().len(), 1_000);
+}
