@@ -91,6 +91,7 @@ conformance! {
     p2c_peak_ewma: P2c::peak_ewma(), Nature::ByLoad;
     p2c_in_flight: P2c::by(LoadMetric::InFlight), Nature::ByLoad;
     least_request: LeastRequest::new(), Nature::ByLoad;
+    least_request_grpc: LeastRequest::grpc(), Nature::Unweighted;
     least_request_envoy: LeastRequest::envoy(), Nature::AtRandom;
     least_request_of_five: LeastRequest::new().choices(5), Nature::ByLoadOfMany;
     least_load_cost_of_three: LeastLoad::by(LoadMetric::Cost).choices(3), Nature::ByLoadOfMany;

@@ -247,20 +247,26 @@ impl Picker for EnvoyLeastRequestPicker {
         if let Some(deadlines) = &self.deadlines {
             return deadlines.pick(cx, |weight, active| biased(weight, active, self.bias));
         }
-        let nodes = cx.len();
-        let mut best: Option<(u32, usize)> = None;
-        for _ in 0..self.choices {
-            let index = cx.rng().below(nodes);
-            if cx.accepts(index) {
-                let active = cx.nodes()[index].in_flight();
-                if best.is_none_or(|(least, _)| active < least) {
-                    best = Some((active, index));
-                }
+        least_of(self.choices, cx)
+    }
+}
+
+/// The node with the fewest requests in flight of `choices` draws, which may repeat; of equals the
+/// one drawn first.
+pub(super) fn least_of(choices: usize, cx: &mut PickContext<'_>) -> Pick {
+    let nodes = cx.len();
+    let mut best: Option<(u32, usize)> = None;
+    for _ in 0..choices {
+        let index = cx.rng().below(nodes);
+        if cx.accepts(index) {
+            let active = cx.nodes()[index].in_flight();
+            if best.is_none_or(|(least, _)| active < least) {
+                best = Some((active, index));
             }
         }
-        let found = best.map(|(_, index)| index).or_else(|| cx.any_accepted());
-        found.map_or(Pick::Fail, Pick::Use)
     }
+    let found = best.map(|(_, index)| index).or_else(|| cx.any_accepted());
+    found.map_or(Pick::Fail, Pick::Use)
 }
 
 #[cfg(all(test, not(evenkeel_loom)))]

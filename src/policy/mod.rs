@@ -7,6 +7,7 @@
 
 mod edf;
 mod envoy;
+mod grpc;
 mod hash;
 mod key;
 mod least_load;
@@ -28,6 +29,7 @@ use std::{
 pub(crate) use self::plain::Plain;
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
+    grpc::GrpcLeastRequest,
     hash::{BoundedLoad, HashPolicy, Ketama, Maglev, Rendezvous, RingFunction, RingHash},
     key::{
         ByCookie, ByExtension, ByFn, ByHeader, ByPath, ByQuery, HashKey, HashedBy, KeyHash, Keyed,

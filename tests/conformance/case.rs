@@ -19,6 +19,8 @@ pub(crate) enum Nature {
     InTurn,
     /// By chance alone.
     AtRandom,
+    /// By chance, or by few of the loads, whatever the weights.
+    Unweighted,
     /// By the key; by chance where there is none.
     ByKey,
     /// The same, by points at random places: shares are only as even as those.
@@ -126,8 +128,10 @@ impl Case {
     /// (N + M) / (1 + M).
     #[track_caller]
     pub(crate) fn assert_shares(&self, counts: &[u64], weights: &[f64]) {
-        let Nature::ByRing(points) = self.nature else {
-            return assert_shares(counts, weights);
+        let points = match self.nature {
+            Nature::ByRing(points) => points,
+            Nature::Unweighted => return assert_shares(counts, &vec![1.0; counts.len()]),
+            _ => return assert_shares(counts, weights),
         };
         let points = match points {
             Points::ForAUnitOfWeight(points) => f64::from(points) * weights.iter().sum::<f64>(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use evenkeel::{Weight, node::Dial, policy::Rng};
 
 use crate::{
-    case::{Case, Nature, assert_one, assert_shares, succeed},
+    case::{Case, Nature, assert_one, succeed},
     numbered::{endpoint, index_of},
 };
 
@@ -117,7 +117,7 @@ pub(crate) fn the_rest_keeps_its_weights(case: &Case) {
         Nature::Sticky => assert_one(&counts[1..]),
         // A ring of bounded size has hardly a point for nodes as light as that.
         Nature::ByRing(_) => assert_eq!(counts[1] + counts[2], 8_000),
-        _ => assert_shares(&counts[1..], &[3.0, 1.0]),
+        _ => case.assert_shares(&counts[1..], &[3.0, 1.0]),
     }
 }
 

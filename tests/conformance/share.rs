@@ -36,7 +36,7 @@ pub(crate) fn unequal_weights_get_their_shares(case: &Case) {
             let counts = case.count(&bed, 4, 4_000);
             assert_within(&[counts[0], counts[1] / 2, counts[2] / 3, counts[3] / 4], 2.0);
         }
-        Nature::AtRandom | Nature::ByKey | Nature::ByRing(_) => {
+        Nature::AtRandom | Nature::Unweighted | Nature::ByKey | Nature::ByRing(_) => {
             case.assert_shares(&case.count(&bed, 4, 20_000), &shares);
         }
         // Not the requests of one balancer, but balancers, share by weight.
