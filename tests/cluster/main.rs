@@ -1,0 +1,236 @@
+//! The Kubernetes source against a real API server with etcd and the EndpointSlice controller.
+//!
+//! Where the binaries are, see `control_plane::binaries`; where they are not, each test says so in one
+//! line and passes. The one with traffic needs addresses that the API server takes for endpoints, which
+//! those of 127.0.0.0/8 are not: run it as root in a network namespace of its own, as `.ci/run` does.
+#![cfg(all(feature = "kubernetes", feature = "http"))]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod churn;
+mod control_plane;
+mod proxy;
+
+use std::{collections::BTreeSet, pin::Pin, time::Duration};
+
+use control_plane::{ADMIN, ControlPlane, NAMESPACE, VIEWER, binaries, object};
+use evenkeel::discovery::{
+    Discover, Update,
+    kubernetes::{Kubernetes, KubernetesService},
+    refresh,
+};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use proxy::Proxy;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+/// One control plane at a time: each takes some 600 MB.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+type Set = BTreeSet<String>;
+
+/// What a source says, over real time: guards against hanging, and no bounds.
+struct Updates(Pin<Box<dyn Stream<Item = Update> + Send>>);
+
+impl Updates {
+    fn of(source: KubernetesService) -> Self {
+        Self(Box::pin(source.watch(refresh::channel().1)))
+    }
+
+    async fn next(&mut self) -> Update {
+        let next = tokio::time::timeout(Duration::from_secs(60), self.0.next());
+        next.await.expect("hangs").expect("the stream never ends")
+    }
+
+    /// Goes on until the set is `expected`; the updates that it took.
+    async fn until(&mut self, expected: &Set) -> Vec<Update> {
+        let mut seen = Vec::new();
+        loop {
+            let update = self.next().await;
+            let found = matches!(&update, Update::Set(set) if names(set) == *expected);
+            seen.push(update);
+            if found {
+                return seen;
+            }
+        }
+    }
+
+    async fn until_failed(&mut self, text: &str) -> String {
+        loop {
+            match self.next().await {
+                Update::Failed(error) if error.to_string().contains(text) => {
+                    return error.to_string();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn names<'a>(set: impl IntoIterator<Item = &'a evenkeel::Endpoint>) -> Set {
+    set.into_iter().map(ToString::to_string).collect()
+}
+
+fn pods(range: std::ops::Range<usize>) -> Set {
+    range.map(|index| format!("10.77.5.{index}:8080")).collect()
+}
+
+/// A rolling update, and the deletion and re-creation of the pods: what the real controller writes is
+/// followed, a pod that terminates is out while another is ready, and is the last resort else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_a_rolling_update_of_a_real_service_is_followed() {
+    let Some(binaries) = binaries() else { return };
+    let _one = ONE_AT_A_TIME.lock().await;
+    let plane = ControlPlane::start(&binaries, true).await;
+    let mut updates =
+        Updates::of(Kubernetes::new(plane.client(ADMIN)).service(NAMESPACE, "cart").port("http"));
+    let Update::Empty(reason) = updates.next().await else { panic!("there is no such Service") };
+    assert!(reason.to_string().contains("no EndpointSlice"), "{reason}");
+
+    plane.create_service("cart").await;
+    for index in 1..9 {
+        plane.create_pod("cart", &format!("old-{index}"), &format!("10.77.5.{index}")).await;
+    }
+    updates.until(&pods(1..9)).await;
+    for index in 1..9 {
+        let new = index + 100;
+        plane.create_pod("cart", &format!("new-{index}"), &format!("10.77.5.{new}")).await;
+        plane.terminate_pod(&format!("old-{index}")).await;
+        plane.remove_pod(&format!("old-{index}")).await;
+    }
+    updates.until(&pods(101..109)).await;
+    for index in 2..9 {
+        plane.terminate_pod(&format!("new-{index}")).await;
+    }
+    updates.until(&pods(101..102)).await;
+    plane.terminate_pod("new-1").await;
+    updates.until(&pods(101..109)).await;
+    for index in 1..9 {
+        plane.remove_pod(&format!("new-{index}")).await;
+    }
+    while !matches!(updates.next().await, Update::Empty(_)) {}
+    plane.create_pod("cart", "again", "10.77.5.1").await;
+    updates.until(&pods(1..2)).await;
+}
+
+/// R12: the API server dies by SIGKILL and comes back; the set stands meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12_a_killed_api_server_takes_nothing_away() {
+    let Some(binaries) = binaries() else { return };
+    let _one = ONE_AT_A_TIME.lock().await;
+    let mut plane = ControlPlane::start(&binaries, true).await;
+    plane.create_service("cart").await;
+    for index in 1..5 {
+        plane.create_pod("cart", &format!("pod-{index}"), &format!("10.77.5.{index}")).await;
+    }
+    let file = plane.kubeconfig_file(ADMIN, plane.api_address());
+    let mut updates = Updates::of(
+        Kubernetes::kubeconfig(Some(file), None).service(NAMESPACE, "cart").port("http"),
+    );
+    updates.until(&pods(1..5)).await;
+    for round in 0..2 {
+        plane.kill_api_server();
+        let error = updates.until_failed("cannot").await;
+        assert!(error.contains("endpointslices.discovery.k8s.io"), "{error}");
+        plane.restart_api_server().await;
+        let new = 5 + round;
+        plane.create_pod("cart", &format!("pod-{new}"), &format!("10.77.5.{new}")).await;
+        for update in updates.until(&pods(1..new + 1)).await {
+            if let Update::Set(set) | Update::Partial(set, _) = update {
+                assert!(set.len() >= 4, "nothing is lost in between");
+            }
+        }
+    }
+}
+
+/// R11: etcd is compacted while the watch is cut off, and the API server has forgotten as well: 410,
+/// a list, one change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r11_compaction_has_it_listed_anew_and_swapped_once() {
+    let Some(binaries) = binaries() else { return };
+    let _one = ONE_AT_A_TIME.lock().await;
+    let mut plane = ControlPlane::start(&binaries, true).await;
+    plane.create_service("cart").await;
+    for index in 1..5 {
+        plane.create_pod("cart", &format!("pod-{index}"), &format!("10.77.5.{index}")).await;
+    }
+    let mut proxy = Proxy::to(plane.api_address()).await;
+    let file = plane.kubeconfig_file(ADMIN, proxy.address);
+    let source = || Kubernetes::kubeconfig(Some(file.clone()), None).service(NAMESPACE, "cart");
+    let mut updates = Updates::of(source().port("http"));
+    let direct = plane.client(ADMIN);
+    updates.until(&pods(1..5)).await;
+    proxy.cut().await;
+    updates.until_failed("cannot").await;
+    for index in 1..5 {
+        plane.create_pod("cart", &format!("new-{index}"), &format!("10.77.5.{}", 10 + index)).await;
+        plane.remove_pod(&format!("pod-{index}")).await;
+    }
+    Updates::of(Kubernetes::new(direct).service(NAMESPACE, "cart").port("http"))
+        .until(&pods(11..15))
+        .await;
+    plane.compact().await;
+    plane.kill_api_server();
+    plane.restart_api_server().await;
+    proxy.mend().await;
+    let seen = updates.until(&pods(11..15)).await;
+    let sets = seen.iter().filter_map(|update| match update {
+        Update::Set(set) | Update::Partial(set, _) => Some(names(set)),
+        _ => None,
+    });
+    let between: Vec<_> = sets.filter(|set| *set != pods(1..5) && *set != pods(11..15)).collect();
+    assert!(between.is_empty(), "only the old set and the new: {between:?}");
+}
+
+/// R12: the right to watch is withdrawn, and given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12_a_withdrawn_role_is_named_and_what_was_seen_stands() {
+    let Some(binaries) = binaries() else { return };
+    let _one = ONE_AT_A_TIME.lock().await;
+    let plane = ControlPlane::start(&binaries, true).await;
+    plane.create_service("cart").await;
+    plane.create_pod("cart", "pod-1", "10.77.5.1").await;
+    let mut proxy = Proxy::to(plane.api_address()).await;
+    let file = plane.kubeconfig_file(VIEWER, proxy.address);
+    let source = Kubernetes::kubeconfig(Some(file), None).service(NAMESPACE, "cart").port("http");
+    let mut updates = Updates::of(source);
+    let error = updates.until_failed("403").await;
+    assert!(
+        error.contains("cannot list endpointslices.discovery.k8s.io in namespace `shop`"),
+        "{error}"
+    );
+    assert!(error.contains("User \"viewer\" cannot list resource \"endpointslices\""), "{error}");
+
+    // The rules of the guide, to the letter.
+    let guide = include_str!("../../docs/kubernetes.md");
+    assert!(guide.contains("resources: [\"endpointslices\"]\n    verbs: [\"list\", \"watch\"]"));
+    let roles: Api<Role> = Api::namespaced(plane.client(ADMIN), NAMESPACE);
+    let role = object(json!({
+        "metadata": {"name": "evenkeel-discovery"},
+        "rules": [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+            "verbs": ["list", "watch"]}],
+    }));
+    roles.create(&PostParams::default(), &role).await.unwrap();
+    let bindings: Api<RoleBinding> = Api::namespaced(plane.client(ADMIN), NAMESPACE);
+    let binding: RoleBinding = object(json!({
+        "metadata": {"name": "evenkeel-discovery"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "evenkeel-discovery"},
+        "subjects": [{"kind": "User", "name": "viewer", "apiGroup": "rbac.authorization.k8s.io"}],
+    }));
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    updates.until(&pods(1..2)).await;
+
+    // A watch that is open goes on; the next is refused.
+    bindings.delete("evenkeel-discovery", &DeleteParams::default()).await.unwrap();
+    proxy.cut().await;
+    proxy.mend().await;
+    let error = updates.until_failed("403").await;
+    assert!(error.contains("User \"viewer\" cannot"), "{error}");
+    plane.create_pod("cart", "pod-2", "10.77.5.2").await;
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    updates.until(&pods(1..3)).await;
+}
