@@ -179,7 +179,7 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
         }
         let [(name, object), _] = wanted.objects(slice);
         // Changes of one slice are sent one after another, those of several together.
-        while patches.len() >= 4 {
+        while patches.len() >= SLICES {
             patches.join_next().await.unwrap().unwrap();
         }
         let slices = slices.clone();

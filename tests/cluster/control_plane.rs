@@ -266,6 +266,8 @@ fn spawn_api_server(binaries: &Path, directory: &Path, port: u16, etcd_port: u16
             &format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
             &format!("--secure-port={port}"),
             "--bind-address=127.0.0.1",
+            // It looks for a default route otherwise, which a network namespace does not have.
+            "--advertise-address=10.77.0.1",
             "--endpoint-reconciler-type=none",
             &format!("--cert-dir={}", at("certificates")),
             "--service-cluster-ip-range=10.96.0.0/16",
