@@ -268,6 +268,24 @@ fn r23_maglev_moves_few_keys_that_need_not_move() {
     }
 }
 
+/// Why the default is no copy of Envoy's ring: there the number of points follows the size of the ring,
+/// so that beside the keys that one node more than ten must get, two thirds as many move between nodes
+/// that did not change. (103 points a node become 94.)
+#[test]
+fn r23_a_ring_of_fixed_size_moves_keys_that_need_not_move() {
+    let excess = |policy: RingHash| {
+        let mut bed = bed(policy, plain(0..10));
+        let before = owners(&bed);
+        bed.update(plain(0..11));
+        let moved = moved(&before, &owners(&bed));
+        let needless = moved.iter().filter(|&&(_, to)| to != 10).count();
+        (needless, moved.len() - needless)
+    };
+    let (needless, due) = excess(RingHash::envoy());
+    assert_eq!((needless, due), (605, 942));
+    assert_eq!(excess(RingHash::new()).0, 0);
+}
+
 /// One change to a set: a node comes, goes, or has another weight.
 #[derive(Clone, Copy, Debug)]
 enum Change {

@@ -281,6 +281,7 @@ pub(crate) fn now() -> Instant {
 
 /// Two distinct numbers below `nodes`, from one draw.
 #[inline]
+#[allow(dead_code, reason = "not every bench draws two")]
 pub(crate) fn two_of(nodes: usize) -> (usize, usize) {
     let bits = random();
     let first = (((bits & 0xffff_ffff) * nodes as u64) >> 32) as usize;

@@ -61,7 +61,7 @@ impl Points {
         if position == self.points.len() { 0 } else { position }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(evenkeel_loom)))]
     pub(super) fn as_slice(&self) -> &[Point] {
         &self.points
     }
