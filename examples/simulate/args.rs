@@ -13,7 +13,7 @@ estimates and leases, without sockets or a runtime. Everything is seeded.
 
     cargo run --release --example simulate -- [OPTIONS]
 
-    --scenario LIST   which of the scenarios below (all)
+    --scenario LIST   which of the scenarios below (all but the subsets)
     --policy LIST     which of the policies below (a few that tell the most); the oracle always runs
     --clients LIST    how many clients share the servers (20)
     --load LIST       of the servers' whole capacity (0.85)
@@ -120,7 +120,9 @@ impl Given {
         });
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Args {
-            scenarios: self.scenarios.unwrap_or_else(|| Scenario::ALL.to_vec()),
+            scenarios: self.scenarios.unwrap_or_else(|| {
+                Scenario::ALL.into_iter().filter(|one| full || !one.is_subset()).collect()
+            }),
             contenders: with_oracle(contenders),
             clients: self
                 .clients

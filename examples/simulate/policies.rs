@@ -1,8 +1,13 @@
 //! The policies by name.
 
+use std::time::Duration;
+
 use evenkeel::{
     BuildError, Endpoint,
-    policy::{IntoPolicy, LeastLoad, LeastRequest, LoadMetric, P2c, Random, RoundRobin},
+    policy::{
+        IntoPolicy, LeastLoad, LeastRequest, LoadMetric, P2c, Random, RoundRobin,
+        WeightedRoundRobin,
+    },
     pool::TestBed,
 };
 
@@ -18,6 +23,8 @@ pub(crate) struct Contender {
     pub(crate) build: Option<Build>,
     /// Whether it is compared unless others are asked for.
     pub(crate) telling: bool,
+    /// Whether it takes up new weights by the clock.
+    pub(crate) rebuilt: bool,
 }
 
 /// Knows the true queues and speeds of all servers, which no client can.
@@ -26,12 +33,18 @@ pub(crate) const ORACLE: Contender = Contender {
     what: "the least expected delay, from true queues and speeds",
     build: None,
     telling: true,
+    rebuilt: false,
 };
 
 pub(crate) const ALL: &[Contender] = &[
     ORACLE,
     new("random", "Random", |to| bed(Random, to)).telling(),
     new("round-robin", "RoundRobin", |to| bed(RoundRobin::new(), to)).telling(),
+    new("weighted-rr", "WeightedRoundRobin by load reports, blackout 1 s", |to| {
+        bed(WeightedRoundRobin::new().blackout_period(Duration::from_secs(1)), to)
+    })
+    .rebuilt()
+    .telling(),
     new("least-request", "LeastRequest, of two choices", |to| bed(LeastRequest::new(), to))
         .telling(),
     new("least-request-scan", "LeastRequest, of all", |to| bed(LeastRequest::new().scan(), to)),
@@ -49,12 +62,16 @@ pub(crate) const ALL: &[Contender] = &[
 ];
 
 const fn new(name: &'static str, what: &'static str, build: Build) -> Contender {
-    Contender { name, what, build: Some(build), telling: false }
+    Contender { name, what, build: Some(build), telling: false, rebuilt: false }
 }
 
 impl Contender {
     const fn telling(self) -> Self {
         Self { telling: true, ..self }
+    }
+
+    const fn rebuilt(self) -> Self {
+        Self { rebuilt: true, ..self }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::{
 
 const NAME_WIDTH: usize = 18;
 const COLUMN_WIDTH: usize = 8;
+/// As many as fit beside the names.
+const COLUMNS: usize = 10;
 
 /// Latencies, of which the oracle's is shown as it is and the others as multiples of it.
 type Latency = fn(&Cell) -> f64;
@@ -60,19 +62,22 @@ fn matrix(
     title: &str,
     show: impl Fn(&Cell) -> String,
 ) -> fmt::Result {
-    writeln!(text, "\n{title}")?;
     let Some(first) = group.first() else { return Ok(()) };
-    write!(text, "{:NAME_WIDTH$}", "")?;
-    for cell in group.iter().filter(|cell| cell.policy == first.policy) {
-        write!(text, "{:>COLUMN_WIDTH$}", cell.scenario.column())?;
-    }
-    writeln!(text)?;
-    for line in group.iter().filter(|cell| cell.scenario == first.scenario) {
-        write!(text, "{:NAME_WIDTH$}", line.policy)?;
-        for cell in group.iter().filter(|cell| cell.policy == line.policy) {
-            write!(text, "{:>COLUMN_WIDTH$}", show(cell))?;
+    let scenarios: Vec<_> = group.iter().filter(|cell| cell.policy == first.policy).collect();
+    for part in scenarios.chunks(COLUMNS) {
+        write!(text, "\n{title}\n{:NAME_WIDTH$}", "")?;
+        for cell in part {
+            write!(text, "{:>COLUMN_WIDTH$}", cell.scenario.column())?;
         }
         writeln!(text)?;
+        for line in group.iter().filter(|cell| cell.scenario == first.scenario) {
+            write!(text, "{:NAME_WIDTH$}", line.policy)?;
+            let is_in_part = |cell: &&Cell| part.iter().any(|one| one.scenario == cell.scenario);
+            for cell in group.iter().filter(|cell| cell.policy == line.policy).filter(is_in_part) {
+                write!(text, "{:>COLUMN_WIDTH$}", show(cell))?;
+            }
+            writeln!(text)?;
+        }
     }
     Ok(())
 }

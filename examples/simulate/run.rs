@@ -99,7 +99,10 @@ pub(crate) fn run(setting: Setting) -> Result<Measured, BuildError> {
     let mut seed = || Rng::from_seed(chance.next_u64());
     // Of its own each, so that all policies meet the same requests and the same mishaps.
     let (mut events, arrivals, mut picks) = (seed(), seed(), seed());
-    let script = setting.scenario.script(&mut events);
+    let mut script = setting.scenario.script(&mut events);
+    if setting.contender.rebuilt {
+        script.rebuild_every(SECOND);
+    }
     let mut run = Run::new(setting, &script, arrivals, &mut picks)?;
     run.simulate(&script, script.mean_gap(setting.load));
     Ok(run.measured)
@@ -124,9 +127,13 @@ impl Run {
             by_hash
                 .extend(everything.nodes().enumerate().map(|(server, node)| (node.hash(), server)));
             by_hash.sort_unstable();
-            for _ in 0..setting.clients {
+            for client in 0..setting.clients {
                 let known = endpoints[..script.listed].to_vec();
-                clients.push(build(known)?.clock(time.clock(), picks.next_u64()));
+                let bed = build(known)?.clock(time.clock(), picks.next_u64());
+                clients.push(match setting.scenario.subset(client, setting.clients) {
+                    None => bed,
+                    Some(subset) => bed.subset(subset),
+                });
             }
         }
         Ok(Self {
@@ -238,6 +245,9 @@ impl Run {
                 (Outcome::Failure, Ending::Failed)
             };
             if let Some(mut lease) = request.lease.take() {
+                if lease.wants_report() {
+                    lease.report(self.servers[request.server].report());
+                }
                 lease.finish(outcome.into());
             }
             self.measured.ended(request.sent_at, now, ending);
@@ -339,6 +349,7 @@ impl Run {
                 lost.into_iter().for_each(|id| self.answer(id, false));
             }
             Change::Return(server) => self.servers[server].mode = Mode::Serving,
+            Change::Rebuild => self.clients.iter_mut().for_each(TestBed::rebuild),
             Change::List { first, count, listed } => {
                 self.listed[first..first + count].fill(listed);
                 let named = self.endpoints.iter().zip(&self.listed);

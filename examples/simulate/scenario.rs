@@ -1,6 +1,6 @@
 //! What happens to the servers, and what requests ask of them.
 
-use evenkeel::policy::Rng;
+use evenkeel::{policy::Rng, pool::Subset};
 
 use crate::{
     server::WORKERS,
@@ -25,6 +25,8 @@ pub(crate) enum Scenario {
     ColdStart,
     TwoClasses,
     Flaky,
+    RandomSubset,
+    Aperture,
 }
 
 /// One thing that happens.
@@ -41,6 +43,8 @@ pub(crate) enum Change {
         count: usize,
         listed: bool,
     },
+    /// All clients build their pickers anew.
+    Rebuild,
 }
 
 /// What happens when, and how fast each server is in the beginning.
@@ -67,12 +71,13 @@ const RESTART_TAKES: Nanos = 500 * MILLI;
 const DISCOVERY_LAG: Nanos = 300 * MILLI;
 const COLD_FOR: Nanos = 500 * MILLI;
 const COLD_SPEED: f64 = 0.5;
+const SUBSET: usize = 12;
 const NEWCOMERS: usize = 8;
 const NEWCOMERS_AT: Nanos = 6 * SECOND;
 const NEWCOMERS_COLD_FOR: Nanos = SECOND;
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Exponential,
         Self::Lognormal,
         Self::MixedSpeeds,
@@ -83,6 +88,8 @@ impl Scenario {
         Self::ColdStart,
         Self::TwoClasses,
         Self::Flaky,
+        Self::RandomSubset,
+        Self::Aperture,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -97,6 +104,8 @@ impl Scenario {
             Self::ColdStart => "cold-start",
             Self::TwoClasses => "two-classes",
             Self::Flaky => "flaky",
+            Self::RandomSubset => "random-subset",
+            Self::Aperture => "aperture",
         }
     }
 
@@ -113,6 +122,8 @@ impl Scenario {
             Self::ColdStart => "cold",
             Self::TwoClasses => "classes",
             Self::Flaky => "flaky",
+            Self::RandomSubset => "subset",
+            Self::Aperture => "apertur",
         }
     }
 
@@ -130,6 +141,8 @@ impl Scenario {
             Self::RollingRestart => "two servers at a time crash and return; discovery lags 300 ms",
             Self::ColdStart => "measured from the first request; 8 cold servers join at 6 s",
             Self::Flaky => "one request in a hundred fails, wherever it goes",
+            Self::RandomSubset => "exponential; each client uses 12 servers, drawn at random",
+            Self::Aperture => "exponential; each client uses 12 servers, by deterministic aperture",
             Self::TwoClasses => "90 % of the requests are 5 ms of work, 10 % are 55 ms",
         }
     }
@@ -142,12 +155,24 @@ impl Scenario {
             Self::Stall => (0..1, "the server that stands still"),
             Self::RollingRestart => (0..RESTARTED_AT_ONCE, "the first two restarted"),
             Self::ColdStart => (SERVERS - NEWCOMERS..SERVERS, "the newcomers"),
-            Self::Exponential
-            | Self::Lognormal
-            | Self::Antagonist
-            | Self::TwoClasses
-            | Self::Flaky => (0..1, "one of the servers"),
+            _ => (0..1, "one of the servers"),
         }
+    }
+
+    /// The part of the servers that a client uses; all of them by default.
+    pub(crate) fn subset(self, client: usize, clients: usize) -> Option<Subset> {
+        match self {
+            Self::RandomSubset => Some(Subset::random(SUBSET)),
+            Self::Aperture => {
+                let subset = Subset::aperture(client as u32, clients as u32);
+                Some(subset.at_least(SUBSET as u32))
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_subset(self) -> bool {
+        matches!(self, Self::RandomSubset | Self::Aperture)
     }
 
     /// From when on requests are counted.
@@ -179,7 +204,12 @@ impl Scenario {
         let mut capacity = SERVERS as f64;
         let mut listed = SERVERS;
         match self {
-            Self::Exponential | Self::Lognormal | Self::TwoClasses | Self::Flaky => {}
+            Self::Exponential
+            | Self::Lognormal
+            | Self::TwoClasses
+            | Self::Flaky
+            | Self::RandomSubset
+            | Self::Aperture => {}
             Self::MixedSpeeds => {
                 speeds[SERVERS / 2..SERVERS * 3 / 4].fill(0.5);
                 speeds[SERVERS * 3 / 4..].fill(0.25);
@@ -233,6 +263,12 @@ impl Scenario {
 }
 
 impl Script {
+    /// For policies that take up new weights by the clock.
+    pub(crate) fn rebuild_every(&mut self, period: Nanos) {
+        self.changes.extend((1..RUN / period).map(|turn| (turn * period, Change::Rebuild)));
+        self.changes.sort_by_key(|&(at, _)| at);
+    }
+
     /// The mean time between requests at `load`.
     pub(crate) fn mean_gap(&self, load: f64) -> f64 {
         MEAN_WORK as f64 / (load * self.capacity * WORKERS as f64)

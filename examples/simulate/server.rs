@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::time::Nanos;
+use evenkeel::node::LoadReport;
+
+use crate::time::{MILLI, Nanos, SECOND};
 
 pub(crate) const WORKERS: usize = 4;
 
@@ -27,6 +29,17 @@ pub(crate) struct Server {
     waiting: VecDeque<(RequestId, Nanos)>,
     /// Completions planned under an earlier one are void.
     plan: u32,
+    gauge: Gauge,
+}
+
+/// What the server knows of its own load, and reports with each answer.
+#[derive(Debug, Default)]
+struct Gauge {
+    since: Nanos,
+    finished: u32,
+    /// How long workers were busy with what has finished.
+    busy: Nanos,
+    report: LoadReport,
 }
 
 /// What a worker is at.
@@ -36,7 +49,11 @@ struct Job {
     /// At speed 1, as of `since`.
     work_left: f64,
     since: Nanos,
+    begun: Nanos,
 }
+
+/// How often a server looks at its load.
+const GAUGE_PERIOD: Nanos = 500 * MILLI;
 
 /// When a worker will be done, unless the plan changes.
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +71,17 @@ impl Server {
             workers: [None; WORKERS],
             waiting: VecDeque::new(),
             plan: 0,
+            gauge: Gauge::default(),
         }
     }
 
     pub(crate) fn speed(&self) -> f64 {
         self.speed
+    }
+
+    /// Its load of late.
+    pub(crate) fn report(&self) -> &LoadReport {
+        &self.gauge.report
     }
 
     /// A request of so much work arrives; its completion, if a worker is free.
@@ -84,6 +107,7 @@ impl Server {
             return None;
         }
         let job = self.workers[done.worker].take()?;
+        self.gauge.finish(done.at, job.begun);
         let next = self
             .waiting
             .pop_front()
@@ -121,7 +145,8 @@ impl Server {
         request: RequestId,
         work: Nanos,
     ) -> Option<Completion> {
-        self.workers[worker] = Some(Job { request, work_left: work as f64, since: now });
+        self.workers[worker] =
+            Some(Job { request, work_left: work as f64, since: now, begun: now });
         self.planned(worker)
     }
 
@@ -133,5 +158,19 @@ impl Server {
             worker,
             plan: self.plan,
         })
+    }
+}
+
+impl Gauge {
+    fn finish(&mut self, now: Nanos, begun: Nanos) {
+        self.finished += 1;
+        self.busy += now - begun;
+        let passed = now - self.since;
+        if passed >= GAUGE_PERIOD {
+            self.report.rps = f64::from(self.finished) * SECOND as f64 / passed as f64;
+            self.report.application_utilization =
+                self.busy as f64 / (passed * WORKERS as u64) as f64;
+            (self.since, self.finished, self.busy) = (now, 0, 0);
+        }
     }
 }
