@@ -26,6 +26,7 @@ pub struct Unsent<Req> {
 
 enum Fate<Req> {
     Returned(Req),
+    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "only that transport begins any"))]
     Begun(Begun),
     Unprocessed,
     Ambiguous,
