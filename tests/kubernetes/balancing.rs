@@ -125,3 +125,82 @@ async fn the_own_place_is_found_in_the_own_slices() {
     })
     .await;
 }
+
+/// The name of the endpoint that answers, for balancers without a network behind them.
+fn naming(
+    source: KubernetesService,
+) -> impl tower::Service<(), Response = String, Error = evenkeel::Error, Future: Send> + Clone {
+    evenkeel::Balance::builder(source)
+        .policy(evenkeel::policy::RoundRobin::new())
+        .wait_for_endpoints(Duration::from_millis(500))
+        .complete_at_response()
+        .make(|endpoint: &Endpoint| {
+            let name = endpoint.to_string();
+            tower::service_fn(move |_: ()| {
+                std::future::ready(Ok::<_, std::io::Error>(name.clone()))
+            })
+        })
+        .expect("a runtime is here")
+}
+
+/// R12: requests that wait for a set that cannot be had say why.
+#[tokio::test]
+async fn r12_waiting_requests_name_the_cause() {
+    let api = ApiServer::start().await;
+    api.fail(Verb::List, api_server::Fault::Status(403));
+    let balance = naming(source(&api));
+    let error = within(tower::ServiceExt::oneshot(balance, ())).await.unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "k8s://shop/cart:http",
+        "cannot list endpointslices.discovery.k8s.io in namespace `shop`: 403",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(error.discovery().is_some());
+}
+
+/// R4: pods that are added get their share as soon as the slice says so.
+#[tokio::test]
+async fn r4_new_pods_get_their_share() {
+    let api = ApiServer::start().await;
+    let of = |pods: usize| slice("cart", (0..pods).map(|index| ready(&ip(index))));
+    api.put("shop", "cart-a", of(4));
+    let balance = naming(source(&api));
+    let ask = async || within(tower::ServiceExt::oneshot(balance.clone(), ())).await.unwrap();
+    ask().await;
+    api.put("shop", "cart-a", of(128));
+    let newest = format!("{}:8080", ip(127));
+    while ask().await != newest {
+        tokio::task::yield_now().await;
+    }
+    let mut shares = std::collections::HashMap::new();
+    for _ in 0..1_280 {
+        *shares.entry(ask().await).or_insert(0) += 1;
+    }
+    assert_eq!(shares.len(), 128);
+    // Round robin over 128: ten each, give or take the one where it began.
+    assert!(shares.values().all(|&requests| requests >= 8), "{shares:?}");
+}
+
+/// T9: the watches of many clients do not end together, or a server would have them all again in the
+/// same second, for ever.
+#[tokio::test]
+async fn t9_watches_last_differently_long() {
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let mut all: Vec<_> = (0..30).map(|_| Updates::of(source(&api))).collect();
+    for updates in &mut all {
+        updates.set().await;
+    }
+    until("all watches", || api.open_watches() == 30).await;
+    let queries = api.queries(Verb::Watch);
+    let lengths: std::collections::HashSet<_> = queries
+        .iter()
+        .flat_map(|query| query.split('&'))
+        .filter(|part| part.starts_with("timeoutSeconds="))
+        .collect();
+    // Fewer than 12 of 60 lengths in 30 draws have a chance of at most C(60,11) x (11/60)^30, which is
+    // 3 in 10^11.
+    assert!(lengths.len() >= 12, "{lengths:?}");
+}
