@@ -305,12 +305,15 @@ impl LeastLoadPicker {
 
 impl Picker for LeastLoadPicker {
     fn plain(&self) -> Plain {
-        match self.how {
-            Comparison::OfTwo if self.weights.is_none() => match self.metric.latency_model() {
-                LatencyModel::None => Plain::TwoInFlight,
-                model => Plain::TwoByLatency(model),
-            },
-            _ => Plain::Other,
+        if self.weights.is_some() {
+            return Plain::Other;
+        }
+        match (self.how, self.metric.latency_model()) {
+            (Comparison::OfTwo, LatencyModel::None) => Plain::TwoInFlight,
+            (Comparison::OfTwo, model) => Plain::TwoByLatency(model),
+            (Comparison::OfAll, LatencyModel::None) => Plain::AllInFlight,
+            (Comparison::OfAll, model) => Plain::AllByLatency(model),
+            (Comparison::Of(_), _) => Plain::Other,
         }
     }
 

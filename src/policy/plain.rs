@@ -22,6 +22,10 @@ pub enum Plain {
     TwoInFlight,
     /// The one of two with the lower latency times its requests in flight, and this one.
     TwoByLatency(LatencyModel),
+    /// The one of all with the fewest requests in flight.
+    AllInFlight,
+    /// The one of all with the lowest latency times its requests in flight, and this one.
+    AllByLatency(LatencyModel),
     /// Each in its turn.
     InTurn(Arc<AtomicU64>),
     /// Any.
@@ -44,6 +48,11 @@ impl Plain {
             Self::TwoByLatency(model) => {
                 let now = moment.nanos(fleet);
                 of_two(nodes, cap, moment, |node| node.plain_cost(*model, fleet, now))
+            }
+            Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
+            Self::AllByLatency(model) => {
+                let now = moment.nanos(fleet);
+                of_all(nodes, cap, moment, |node| node.plain_cost(*model, fleet, now))
             }
             Self::InTurn(position) => {
                 if nodes.is_empty() {
@@ -77,6 +86,33 @@ fn of_two<L: PartialOrd>(
         return None;
     }
     Some(if load(other) < load(one) { second } else { first })
+}
+
+/// The least loaded of all; equals are decided by chance.
+#[inline(never)]
+fn of_all(
+    nodes: &[Arc<Node>],
+    cap: u32,
+    moment: &mut Moment,
+    load: impl Fn(&Node) -> f32,
+) -> Option<usize> {
+    let (mut chosen, mut least, mut equals) = (None, f32::INFINITY, 1);
+    for (index, node) in nodes.iter().enumerate() {
+        if !node.is_ordinary(cap) {
+            return None;
+        }
+        let load = load(node);
+        if load < least {
+            (chosen, least, equals) = (Some(index), load, 1);
+        } else if load == least {
+            // Reservoir sampling: the k-th of equals replaces the choice with chance 1/k.
+            equals += 1;
+            if moment.rng.below(equals) == 0 {
+                chosen = Some(index);
+            }
+        }
+    }
+    chosen
 }
 
 /// Two distinct numbers below `count`, if there are, from 64 random bits.
