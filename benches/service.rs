@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use evenkeel::{
     AtResponse, Balance, Endpoint,
     discovery::StaticList,
-    policy::{LoadMetric, NoKey, P2c, RoundRobin},
+    policy::{LeastLoad, LoadMetric, NoKey, P2c, RoundRobin},
 };
 use support::{Calls, Contender, Effort, Group, now, print_table, two_of};
 use tokio::runtime::Runtime;
@@ -98,6 +98,7 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> Group {
     let in_flight = &ours(runtime, nodes, P2c::by(LoadMetric::InFlight));
     let peak_ewma = &ours(runtime, nodes, P2c::by(LoadMetric::PeakEwma));
     let cost = &ours(runtime, nodes, P2c::by(LoadMetric::Cost));
+    let default = &ours(runtime, nodes, LeastLoad::default());
     let round_robin = &ours(runtime, nodes, RoundRobin::new());
     let mut contenders = vec![
         Contender::new(FLOOR, &[], || {
@@ -121,6 +122,9 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> Group {
         }),
         Contender::new("evenkeel, Cost", &against(TIMED_FLOOR, BUFFERED_EWMA, BY_EWMA), || {
             evenkeel(cost)
+        }),
+        Contender::new("evenkeel, default", &against(TIMED_FLOOR, BUFFERED_EWMA, BY_EWMA), || {
+            evenkeel(default)
         }),
         Contender::new("evenkeel, RoundRobin", &[FLOOR], || evenkeel(round_robin)),
     ]);

@@ -15,8 +15,9 @@ use evenkeel::{
     discovery::StaticList,
     node::{Head, Outcome},
     policy::{
-        BoundedLoad, IntoPolicy, Ketama, LeastRequest, LoadMetric, Maglev, P2c, PickFirst, Random,
-        Rendezvous, RequestKey, RingHash, RoundRobin, WeightedRoundRobin, hash_bytes,
+        BoundedLoad, IntoPolicy, Ketama, LeastLoad, LeastRequest, LoadMetric, Maglev, P2c,
+        PickFirst, Random, Rendezvous, RequestKey, RingHash, RoundRobin, WeightedRoundRobin,
+        hash_bytes,
     },
     pool::TestBed,
 };
@@ -127,6 +128,8 @@ fn a_pick_and_its_lease_allocate_nothing() {
     assert_pick_allocates_nothing(P2c::by(LoadMetric::PeakEwma));
     assert_pick_allocates_nothing(P2c::by(LoadMetric::Cost));
     assert_pick_allocates_nothing(LeastRequest::new().choices(5));
+    assert_pick_allocates_nothing(LeastRequest::new().scan());
+    assert_pick_allocates_nothing(LeastLoad::default());
     assert_pick_allocates_nothing(Random);
     assert_pick_allocates_nothing(Rendezvous);
     assert_pick_allocates_nothing(RingHash::new());
