@@ -5,6 +5,16 @@ use super::{
     *,
 };
 
+/// A server with one ready pod, and a source that watches it.
+async fn watched() -> (ApiServer, Updates) {
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let mut updates = Updates::of(source(&api));
+    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    (api, updates)
+}
+
 /// R11: what happened unseen comes as one change, at the end of the relist and not page by page.
 #[tokio::test]
 async fn r11_a_relist_swaps_once() {
@@ -54,11 +64,7 @@ async fn r11_a_relist_of_the_same_says_nothing() {
 /// A version that is compacted away while nothing was watched: 410 as an event, then a list.
 #[tokio::test]
 async fn r11_a_version_too_old_is_listed_anew() {
-    let mut api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
+    let (mut api, mut updates) = watched().await;
     api.kill().await;
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
     api.compact();
@@ -124,11 +130,7 @@ async fn r12_a_forbidden_list_says_what_is_missing() {
 /// and is kept up by lists if those are still allowed.
 #[tokio::test]
 async fn r12_a_watch_that_is_forbidden_keeps_what_was_seen() {
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
+    let (api, mut updates) = watched().await;
     api.fail(Verb::Watch, Fault::Status(403));
     api.cut_watches();
     let error = loop {
@@ -161,11 +163,7 @@ async fn r12_a_watch_that_is_forbidden_keeps_what_was_seen() {
 #[tokio::test]
 async fn r5_no_answer_of_the_server_takes_away_what_was_seen() {
     for code in [404, 500, 503] {
-        let api = ApiServer::start().await;
-        api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-        let mut updates = Updates::of(source(&api));
-        assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-        until("the watch", || api.open_watches() == 1).await;
+        let (api, mut updates) = watched().await;
         api.fail(Verb::List, Fault::Status(code));
         api.fail(Verb::Watch, Fault::Status(code));
         api.cut_watches();
@@ -241,11 +239,7 @@ async fn r12_a_server_that_does_not_answer_is_asked_again() {
 /// A server that is killed and comes back: what happened meanwhile is seen, without a list.
 #[tokio::test]
 async fn r12_a_restarted_server_is_watched_on_without_a_list() {
-    let mut api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
+    let (mut api, mut updates) = watched().await;
     api.kill().await;
     let error = updates.failed().await;
     assert!(error.starts_with("cannot watch endpointslices"), "{error}");
@@ -259,11 +253,7 @@ async fn r12_a_restarted_server_is_watched_on_without_a_list() {
 /// at once, and only a list helps.
 #[tokio::test]
 async fn r11_a_server_of_another_life_is_listed_anew() {
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
+    let (api, mut updates) = watched().await;
     api.restore_from_backup();
     api.cut_watches();
     api.put("shop", "cart-b", slice("cart", [ready("10.0.0.2")]));
