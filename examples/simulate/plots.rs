@@ -21,7 +21,7 @@ use crate::{
 const SIZE: (u32, u32) = (760, 440);
 /// Colours that those who see few can tell apart (Okabe and Ito, "Color Universal Design", 2008),
 /// and then some more.
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 11] = [
     RGBColor(0, 0, 0),
     RGBColor(153, 153, 153),
     RGBColor(230, 159, 0),
@@ -31,6 +31,7 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(204, 121, 167),
     RGBColor(0, 158, 115),
     RGBColor(120, 80, 40),
+    RGBColor(90, 60, 150),
     RGBColor(213, 94, 0),
 ];
 
@@ -156,7 +157,7 @@ where
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
         .draw()?;
