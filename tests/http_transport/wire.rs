@@ -101,6 +101,91 @@ async fn t5_an_upgraded_connection_is_the_callers() {
     until(|| link.state() == LinkState::Resting).await;
 }
 
+/// T5: CONNECT over HTTP/1.1 leaves the connection to the caller, as an upgrade does.
+#[tokio::test(start_paused = true)]
+async fn t5_connect_over_http1_is_taken_from_the_response() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let request = Request::connect("far.away:443").body(String::new()).unwrap();
+    let call = call(&service, request);
+    let mut pipe = dials.accept().await;
+    let head = read_head(&mut pipe).await.unwrap();
+    assert!(head.starts_with("CONNECT far.away:443 HTTP/1.1\r\n"), "{head}");
+    pipe.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    let response = call.await.unwrap().unwrap();
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    tunnel.write_all(b"hi").await.unwrap();
+    let mut bytes = [0; 2];
+    pipe.read_exact(&mut bytes).await.unwrap();
+    pipe.write_all(b"ho").await.unwrap();
+    tunnel.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"ho");
+    until(|| link.state() == LinkState::Resting).await;
+    drop(tunnel);
+    assert_eq!(pipe.read(&mut bytes).await.unwrap(), 0);
+}
+
+/// T5: over HTTP/2 the bodies are the tunnel, and its stream is taken for as long as either is open.
+#[tokio::test]
+async fn t5_connect_over_http2_is_two_bodies() {
+    guarded(async {
+        let (listener, address) = listen().await;
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            assert_eq!(request.method(), http::Method::CONNECT);
+            assert_eq!(request.uri().to_string(), "far.away:443");
+            assert!(request.headers().is_empty(), "{:?}", request.headers());
+            let echo = async move {
+                let mut from = request.into_body();
+                let mut to = respond.send_response(Response::new(()), false).unwrap();
+                while let Some(data) = from.data().await {
+                    to.send_data(data.unwrap(), false).unwrap();
+                }
+                to.send_data(Bytes::from("bye"), true).unwrap();
+            };
+            tokio::join!(echo, async { while connection.accept().await.is_some() {} });
+        });
+        let (mut service, _) = make(&http2(), &endpoint(address));
+        let (feed, fed) = futures::channel::mpsc::unbounded();
+        let request = Request::connect("far.away:443").body(StreamBody::new(fed)).unwrap();
+        let mut body = service.call(request).await.unwrap().into_body();
+        for word in ["one", "two"] {
+            feed.unbounded_send(Ok::<_, BoxError>(Frame::data(Bytes::from(word)))).unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), word);
+        }
+        drop(feed);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "bye");
+        drop(service);
+        server.await.unwrap();
+    })
+    .await;
+}
+
+/// R14: over HTTP/2, too, a response goes on to its end when the last handle is gone.
+#[tokio::test]
+async fn r14_an_http2_response_outlives_its_service() {
+    guarded(async {
+        let (listener, address) = listen().await;
+        let (service, _) = make(&http2(), &endpoint(address));
+        let call = call(&service, get("/"));
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut peer = h2::server::handshake(stream).await.unwrap();
+        let (_, mut respond) = peer.accept().await.unwrap().unwrap();
+        let peer = tokio::spawn(async move { while peer.accept().await.is_some() {} });
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        let response = call.await.unwrap().unwrap();
+        drop(service);
+        tokio::task::yield_now().await;
+        body.send_data(Bytes::from("last"), true).unwrap();
+        assert_eq!(text(response).await, "last");
+        // And then its connection is closed, as good clients do.
+        peer.await.unwrap();
+    })
+    .await;
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn unix_sockets_are_spoken_to() {
