@@ -2,7 +2,7 @@
 //!
 //! A transport is a [`MakeEndpoint`](crate::pool::MakeEndpoint): the pool asks it for the service
 //! of each endpoint, and its connections report to that endpoint's [`Link`](crate::node::Link).
-//! [`Http`] is the plain one, over hyper's connections.
+//! [`Http`] is the one that all clients here go through.
 
 #[cfg(any(feature = "tonic", feature = "reqwest"))]
 mod deadline;

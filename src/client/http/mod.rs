@@ -1,14 +1,15 @@
-//! Plain HTTP/1.1 and HTTP/2 to one endpoint, over hyper's connections.
+//! HTTP/1.1 and HTTP/2 to one endpoint, over the connections of hyper and of h2.
 //!
 //! ```text
-//!  HttpService ──checkout──▶ Pool ──▶ an idle or shared connection ──▶ request, response
+//!  HttpService ──checkout──▶ Pool ──▶ an idle connection, or a stream ──▶ request, response
 //!                             │ none                  ▲
 //!                             └──▶ dial ──▶ connect ──▶ handshake ──▶ up
 //! ```
 //! It exists beside hyper-util's client because a balancer has to know its connections: whether
-//! one is up, when one broke, and whether a request was ever sent. The pool is one endpoint's and
-//! reports to that endpoint's [`Link`]. Nothing here waits for traffic to notice the end of a
-//! connection, and no task is spawned for a request.
+//! one is up, when one broke, and whether a request was processed: one that was not is sent again
+//! (`attempt.rs`). The pool is one endpoint's and reports to that endpoint's [`Link`]. Nothing here
+//! waits for traffic to notice the end of a connection, and no task is spawned for a request, unless
+//! its response begins before its body has ended.
 //!
 //! What TLS plugs into is the trait `Secure` in `secure.rs`: it stands between connect and
 //! handshake, and says of each connection which protocol was agreed (ALPN) and the scheme and name
