@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use super::LatencyModel;
-use crate::node::{Fleet, Moment, Node};
+use crate::node::{Fleet, Moment, Node, mix};
 
 /// The plain way of a picker.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub enum Plain {
     InTurn(Arc<AtomicU64>),
     /// Any.
     AtRandom,
+    /// The highest bidder for the request's key, or for a random one: by the hashes of the nodes.
+    HighestBid(Arc<[u64]>),
 }
 
 impl Plain {
@@ -40,6 +42,7 @@ impl Plain {
         nodes: &[Arc<Node>],
         fleet: &Fleet,
         cap: u32,
+        key: Option<u64>,
         moment: &mut Moment,
     ) -> Option<usize> {
         match self {
@@ -62,6 +65,10 @@ impl Plain {
                 one(nodes, (turn % nodes.len() as u64) as usize, cap)
             }
             Self::AtRandom => one(nodes, moment.rng.below(nodes.len()), cap),
+            Self::HighestBid(hashes) => {
+                let key = key.unwrap_or_else(|| moment.rng.next_u64());
+                one(nodes, highest_bid(hashes, key), cap)
+            }
         }
     }
 }
@@ -113,6 +120,20 @@ fn of_all(
         }
     }
     chosen
+}
+
+/// Whose `key` is by rendezvous hashing: the first of the highest bidders. Without a branch that
+/// depends on the bids, which the processor could not foresee.
+#[inline]
+pub(super) fn highest_bid(hashes: &[u64], key: u64) -> usize {
+    let (mut best, mut highest) = (0, 0);
+    for (index, &hash) in hashes.iter().enumerate() {
+        let bid = mix(key ^ hash);
+        let higher = bid > highest;
+        best = if higher { index } else { best };
+        highest = if higher { bid } else { highest };
+    }
+    best
 }
 
 /// Two distinct numbers below `count`, if there are, from 64 random bits.

@@ -82,7 +82,7 @@ impl<S, K> Snapshot<S, K> {
         mut moment: Moment,
     ) -> Choice<'_, S> {
         if tried.is_empty() {
-            if let Some(choice) = self.choose_plainly(fleet, &mut moment) {
+            if let Some(choice) = self.choose_plainly(fleet, key, &mut moment) {
                 return choice;
             }
         }
@@ -91,14 +91,19 @@ impl<S, K> Snapshot<S, K> {
 
     /// What a built-in policy picks while nothing is out of the ordinary.
     #[inline]
-    fn choose_plainly(&self, fleet: &Fleet, moment: &mut Moment) -> Option<Choice<'_, S>> {
+    fn choose_plainly(
+        &self,
+        fleet: &Fleet,
+        key: Option<u64>,
+        moment: &mut Moment,
+    ) -> Option<Choice<'_, S>> {
         let first = self.first_tier();
         let tier = self.tiers.get(first)?;
         if first + 1 < self.tiers.len() && tier.gate.is_shut() {
             return None;
         }
         let cap = self.limits.max_in_flight;
-        let index = tier.plain.pick(&tier.nodes, fleet, cap.unwrap_or(u32::MAX), moment)?;
+        let index = tier.plain.pick(&tier.nodes, fleet, cap.unwrap_or(u32::MAX), key, moment)?;
         let node = &tier.nodes[index];
         let timed = match self.model {
             LatencyModel::None => None,

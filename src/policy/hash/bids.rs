@@ -1,13 +1,21 @@
 //! Every node bids for a key, the highest accepted bid wins.
 
+use std::sync::Arc;
+
 use super::{Table, host};
-use crate::{node::mix, policy::Tier};
+use crate::{
+    node::mix,
+    policy::{
+        Tier,
+        plain::{Plain, highest_bid},
+    },
+};
 
 /// The bids of rendezvous hashing. Tables end their walk here as well, where nearly nothing of what
 /// they met could be used.
 #[derive(Debug)]
 pub struct Bids {
-    hashes: Box<[u64]>,
+    hashes: Arc<[u64]>,
     weights: Option<Box<[f64]>>,
 }
 
@@ -21,19 +29,19 @@ impl Bids {
 }
 
 impl Table for Bids {
+    fn plain(&self) -> Plain {
+        match self.weights {
+            None => Plain::HighestBid(Arc::clone(&self.hashes)),
+            Some(_) => Plain::Other,
+        }
+    }
+
     #[inline]
     fn find(&self, key: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
         // Two nodes of one hash bid the same; the later in the list loses, wherever it matters.
         let Some(weights) = &self.weights else {
-            // Nearly always the highest of all may bid: found without a branch that depends on the
-            // bids, which the processor could not foresee.
-            let (mut best, mut highest) = (0, 0);
-            for (index, &hash) in self.hashes.iter().enumerate() {
-                let bid = mix(key ^ hash);
-                let higher = bid > highest;
-                best = if higher { index } else { best };
-                highest = if higher { bid } else { highest };
-            }
+            // Nearly always the highest of all may bid.
+            let best = highest_bid(&self.hashes, key);
             if accept(best) {
                 return Some(best);
             }

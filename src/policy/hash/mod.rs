@@ -25,7 +25,7 @@ pub use self::{
     rendezvous::Rendezvous,
     ring::{RingFunction, RingHash},
 };
-use super::{KeyHash, Pick, PickContext, Picker, Policy, Tier};
+use super::{KeyHash, Pick, PickContext, Picker, Plain, Policy, Tier};
 use crate::error::BuildError;
 
 /// A policy that sends a key to the node that a table says; [`BoundedLoad`] goes over any of them.
@@ -57,6 +57,12 @@ pub trait Table: Send + Sync + 'static {
     /// The first node that `accept`s, from the owner of `key` on: every node is asked in the end,
     /// some perhaps more than once. By its index in the tier.
     fn find(&self, key: u64, accept: impl FnMut(usize) -> bool) -> Option<usize>;
+
+    /// What a look-up comes to while the owner can be used.
+    #[doc(hidden)]
+    fn plain(&self) -> Plain {
+        Plain::Other
+    }
 }
 
 /// Picks what a table says.
@@ -64,6 +70,10 @@ pub trait Table: Send + Sync + 'static {
 pub(super) struct HashPicker<T>(T);
 
 impl<T: Table> Picker for HashPicker<T> {
+    fn plain(&self) -> Plain {
+        self.0.plain()
+    }
+
     #[inline]
     fn pick(&self, cx: &mut PickContext<'_>) -> Pick {
         let key = key_of(cx);
