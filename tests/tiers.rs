@@ -121,6 +121,29 @@ async fn a_tier_that_just_came_back_serves_if_no_other_can() {
     assert_eq!(ask(&balance).await, name(1));
 }
 
+/// However many of a lower priority are connected, one of the higher is dialled after its backoff, with
+/// no update and no request that could want it.
+#[tokio::test(start_paused = true)]
+async fn a_higher_priority_is_dialled_again_whatever_else_is_connected() {
+    for keep_connected in [0, 1, 64] {
+        let world = World::new();
+        let listed = [of_priority(1, 0), of_priority(2, 1), of_priority(3, 1)];
+        let balance = Balance::builder(just(Update::Set(listed.into())))
+            .policy(RoundRobin::new())
+            .seed(7)
+            .keep_connected(keep_connected)
+            .complete_at_response()
+            .make(Managed(Arc::clone(&world)))
+            .expect("a runtime is here");
+        assert_eq!(ask(&balance).await, name(1));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        fail(&world, 1);
+        assert_eq!(shares(&balance, 4).await.len(), 2, "both of the lower are connected by then");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(shares(&balance, 5).await, only(&[1], 5), "keeping {keep_connected}");
+    }
+}
+
 fn at(last: u16, zone: &str) -> Endpoint {
     endpoint(last).with_locality(Locality { zone: Some(zone.into()), ..Locality::default() })
 }

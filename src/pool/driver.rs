@@ -25,6 +25,7 @@ use super::{
     shared::{Command, DriverEnds, Shared, model_of},
     snapshot::{Snapshot, left_out},
     status::DiscoveryView,
+    upkeep::Upkeep,
 };
 use crate::{
     discovery::{Endpoints, OnEmpty, Reason, RefreshHandle, Update},
@@ -301,16 +302,19 @@ where
         if rested.is_empty() {
             return;
         }
-        let listed = self.roster.listed().iter();
-        let mut connected = listed.filter(|member| member.node.link.is_up()).count();
+        let Some(shared) = self.shared.upgrade() else { return };
+        let snapshot = shared.snapshot.load();
         let always = self.scope() == Scope::Listed;
-        let keep_connected = self.keep_connected();
+        // A policy that keeps one node connected says itself which.
+        let skips = self.preconnect() == Preconnect::Many;
+        let tiers = snapshot.tiers.iter();
+        let tiers = tiers.map(|tier| (&*tier.nodes, skips && tier.gate.is_shut()));
+        let mut upkeep = Upkeep::of(tiers, self.keep_connected());
         for rested in rested {
             match rested {
                 Rested::Managed(node) => {
                     node.end_backoff();
-                    if always || connected < keep_connected {
-                        connected += 1;
+                    if always || upkeep.takes(&node) {
                         self.dials.want(node);
                     }
                 }

@@ -18,6 +18,7 @@ mod status;
 mod subset;
 mod test_bed;
 pub(crate) mod tiers;
+pub(crate) mod upkeep;
 
 pub use self::{
     locality::LocalityPreference,

@@ -1,10 +1,13 @@
 //! What becomes of each kind of answer.
 
+use std::time::Duration;
+
 use evenkeel::{
     AtResponse, Balance, Endpoint,
     discovery::{Dns, Families, OnEmpty, Resolver, Update},
     policy::NoKey,
 };
+use futures::{FutureExt, StreamExt};
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 use tower::util::BoxCloneSyncService;
 
@@ -289,4 +292,17 @@ async fn an_address_is_not_looked_up() {
         assert_eq!(short(&Watched::new(source).next().await), expected);
     }
     assert_eq!(server.asked(), []);
+}
+
+/// However long a program wants to wait between two looks, it is reckoned with.
+#[tokio::test]
+async fn a_wait_without_end_is_no_mistake() {
+    let server = DnsServer::start().await.unwrap();
+    server.addresses(NAME, 30, [v4(1)]);
+    for name in [NAME, "nobody.shop.test."] {
+        let source = over(Dns::host(name, 80).unwrap(), &server);
+        let mut watched = Watched::new(source.min_refresh(Duration::MAX));
+        watched.next().await;
+        assert!(watched.updates.next().now_or_never().is_none());
+    }
 }

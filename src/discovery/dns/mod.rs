@@ -97,6 +97,8 @@ const MIN_REFRESH: Duration = Duration::from_secs(1);
 const MAX_REFRESH: Duration = Duration::from_secs(30);
 /// How long an empty answer leaves the last set: in DNS it is often a hiccup.
 const KEEP_FOR: Duration = Duration::from_secs(30);
+/// What is waited for at most.
+const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 // === impl Dns ===
 
@@ -219,8 +221,9 @@ impl Discover for Dns {
     fn watch(self, refresh: RefreshRequests) -> impl Stream<Item = Update> + Send + 'static {
         let rng = self.seed.map_or_else(|| Seeds::Thread.rng(), Rng::from_seed);
         let pace = Pace {
-            floor: self.min_refresh,
-            ceiling: self.max_refresh.max(self.min_refresh),
+            // So that jitter and backoff can be reckoned with; nobody sees the difference.
+            floor: self.min_refresh.min(A_YEAR),
+            ceiling: self.max_refresh.max(self.min_refresh).min(A_YEAR),
             clock: self.clock.clone(),
             rng,
         };

@@ -85,7 +85,9 @@ enum Ended {
     Closed,
     /// The server no longer knows what happened since.
     Gone,
-    /// Nothing was heard for too long, or an endpoint failed.
+    /// Nothing was heard for too long.
+    Silent,
+    /// An endpoint failed.
     Doubted,
     Failed(Failure),
 }
@@ -122,13 +124,20 @@ impl ListWatch {
             };
             let mut watch = Watched { at, heard: false, settled: false };
             let ended = self.watch(&api, &mut watch).await;
-            fruitless = if watch.heard { 0 } else { fruitless + 1 };
+            // One that was ended early had little time to say anything.
+            fruitless = match ended {
+                _ if watch.heard => 0,
+                Ended::Doubted => fruitless,
+                _ => fruitless + 1,
+            };
             let trusted = fruitless < FRUITLESS;
             match ended {
                 Ended::Gone => {
                     tracing::debug!(scope = %self.scope, "the watch is too old, listing anew")
                 }
-                Ended::Closed | Ended::Doubted => version = trusted.then_some(watch.at),
+                Ended::Closed | Ended::Silent | Ended::Doubted => {
+                    version = trusted.then_some(watch.at)
+                }
                 Ended::Failed(failure) => {
                     version = (trusted && !failure.is_answer()).then_some(watch.at);
                     self.fail(failure, &loan).await;
@@ -197,14 +206,14 @@ impl ListWatch {
         let mut stream = pin!(stream);
         let doubts = Arc::clone(&self.doubts);
         let mut quiet = pin!(self.quiet(lasts));
-        let mut settling = pin!(sleep(self.patience.recheck.min(self.patience.silence)));
+        let mut settling = pin!(sleep(self.settling()));
         loop {
             let mut event = tokio::select! {
                 event = poll_fn(|cx| stream.as_mut().poll_next(cx)) => event,
                 () = quiet.as_mut() => {
                     let scope = &self.scope;
                     tracing::info!(%scope, "the watch is silent for too long, beginning anew");
-                    return Ended::Doubted;
+                    return Ended::Silent;
                 }
                 () = doubts.notified(), if watch.settled => {
                     tracing::debug!(scope = %self.scope, "an endpoint failed, beginning the watch anew");
@@ -263,6 +272,13 @@ impl ListWatch {
             None => return Err(Ended::Failed(Failure::nonsense(Verb::Watch, "no version"))),
         }
         Ok(())
+    }
+
+    /// How long the watch stands whatever endpoints do, up to half as long again: many clients see the
+    /// same endpoint fail in the same moment.
+    fn settling(&self) -> Duration {
+        let least = self.patience.recheck.min(self.patience.silence);
+        least.mul_f64(1.0 + rand::random::<f64>() / 2.0)
     }
 
     /// How long the watch may be silent. The server ends it by itself in time; one that sends

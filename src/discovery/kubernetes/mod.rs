@@ -136,7 +136,7 @@ impl Kubernetes {
     /// It counts once the server has shown that it sends bookmarks, as it does about every minute;
     /// before that, a watch is given up some seconds after the server should have ended it (four to
     /// five minutes). A list, and the head of a watch, have at most this long as well. Besides, a
-    /// watch is begun anew when an endpoint cannot be connected to, at most every 10 s.
+    /// watch is begun anew when an endpoint cannot be connected to, at most every 10 to 15 s.
     #[must_use]
     pub fn silence_limit(mut self, silence: Duration) -> Self {
         self.patience.silence = silence;
