@@ -42,6 +42,7 @@ pub(crate) use self::{
     fleet::{Fleet, Moment},
     rng::{Seeds, mix},
     signal::{Listener, Signal},
+    stats::Scan,
 };
 use self::{link::LinkCell, report::ReportCell, stats::Stats};
 use crate::{
@@ -166,6 +167,12 @@ impl Node {
         let occupancy = self.stats.occupancy();
         let places = occupancy.count() as f32 + 1.0;
         self.stats.expected_nanos(occupancy, model, fleet, now) * places
+    }
+
+    /// The same for one who compares many nodes.
+    #[inline]
+    pub(crate) fn scanned_cost(&self, scan: &Scan) -> f32 {
+        self.stats.cost(scan)
     }
 
     /// No more than [`latency_nanos_at`](Self::latency_nanos_at) whatever the time, while memories

@@ -165,7 +165,9 @@ impl Stats {
     #[inline]
     pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
         match self.latency.get() {
-            Some(sample) => faded(sample, model, Tick::from_nanos(now), || fleet.recent.nanos()),
+            Some(sample) => {
+                faded(sample, model.fading(), Tick::from_nanos(now), || fleet.recent.nanos())
+            }
             None => fleet.recent.nanos(),
         }
     }
@@ -179,11 +181,27 @@ impl Stats {
         fleet: &Fleet,
         now: u64,
     ) -> f32 {
-        let remembered = self.latency_nanos(model, fleet, now);
+        self.or_age_of_oldest(self.latency_nanos(model, fleet, now), occupancy, now)
+    }
+
+    /// What one more request costs here, in nanoseconds, for one who compares many nodes.
+    #[inline]
+    pub(crate) fn cost(&self, scan: &Scan) -> f32 {
+        let occupancy = self.occupancy();
+        let remembered = match self.latency.get() {
+            Some(sample) => faded(sample, scan.fading, scan.tick, || scan.recent),
+            None => scan.recent,
+        };
+        let places = occupancy.count() as f32 + 1.0;
+        self.or_age_of_oldest(remembered, occupancy, scan.now) * places
+    }
+
+    #[inline]
+    fn or_age_of_oldest(&self, nanos: f32, occupancy: Occupancy, now: u64) -> f32 {
         if occupancy.count() == 0 {
-            return remembered;
+            return nanos;
         }
-        remembered.max(self.age_of_oldest(occupancy, now) as f32)
+        nanos.max(self.age_of_oldest(occupancy, now) as f32)
     }
 
     /// The latency in nanoseconds as the last sample left it.
@@ -371,7 +389,7 @@ impl Stats {
         let value = match remembered {
             None => nanos,
             Some(sample) => {
-                let projected = faded(sample, model, tick, || recent.nanos());
+                let projected = faded(sample, model.fading(), tick, || recent.nanos());
                 match model {
                     LatencyModel::Peak if nanos > projected => nanos,
                     LatencyModel::Peak => {
@@ -394,18 +412,34 @@ impl Stats {
         let tick = Tick::from_nanos(now);
         let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
         self.latency.update(|before| {
-            let memory = before.map_or(0.0, |sample| {
-                faded(sample, LatencyModel::Peak, tick, || fleet.recent.nanos())
-            });
+            let memory = before
+                .map_or(0.0, |sample| faded(sample, PEAK_FADES, tick, || fleet.recent.nanos()));
             Some(Sample { value: memory.max(penalty), at: tick })
         });
     }
 }
 
+/// What the costs of many nodes are reckoned by, read once for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scan {
+    fading: Fading,
+    tick: Tick,
+    now: u64,
+    recent: f32,
+}
+
+impl Scan {
+    #[inline]
+    pub(crate) fn new(model: LatencyModel, fleet: &Fleet, now: u64) -> Self {
+        let recent = fleet.recent.nanos();
+        Self { fading: model.fading(), tick: Tick::from_nanos(now), now, recent }
+    }
+}
+
 /// What is left of a latency at `now`; the rest is the average of the pool.
 #[inline]
-fn faded(sample: Sample, model: LatencyModel, now: Tick, recent: impl FnOnce() -> f32) -> f32 {
-    let left = model.fading().left(now, sample.at);
+fn faded(sample: Sample, fading: Fading, now: Tick, recent: impl FnOnce() -> f32) -> f32 {
+    let left = fading.left(now, sample.at);
     if left == 1.0 {
         // The average is on a line that all threads write: read where it counts only.
         return sample.value;

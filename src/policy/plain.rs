@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use super::LatencyModel;
-use crate::node::{Fleet, Moment, Node, mix};
+use crate::node::{Fleet, Moment, Node, Scan, mix};
 
 /// The plain way of a picker.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ impl Plain {
             }
             Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
             Self::AllByLatency(model) => {
-                let now = moment.nanos(fleet);
-                of_all(nodes, cap, moment, |node| node.plain_cost(*model, fleet, now))
+                let scan = Scan::new(*model, fleet, moment.nanos(fleet));
+                of_all(nodes, cap, moment, |node| node.scanned_cost(&scan))
             }
             Self::InTurn(position) => {
                 if nodes.is_empty() {
@@ -96,6 +96,9 @@ fn of_two<L: PartialOrd>(
 }
 
 /// The least loaded of all; equals are decided by chance.
+///
+/// Only what would be chosen has to be in the ordinary: whatever is held against the others makes
+/// their loads no lower than they are taken for here.
 #[inline(never)]
 fn of_all(
     nodes: &[Arc<Node>],
@@ -105,13 +108,16 @@ fn of_all(
 ) -> Option<usize> {
     let (mut chosen, mut least, mut equals) = (None, f32::INFINITY, 1);
     for (index, node) in nodes.iter().enumerate() {
+        let load = load(node);
+        if load > least {
+            continue;
+        }
         if !node.is_ordinary(cap) {
             return None;
         }
-        let load = load(node);
         if load < least {
             (chosen, least, equals) = (Some(index), load, 1);
-        } else if load == least {
+        } else {
             // Reservoir sampling: the k-th of equals replaces the choice with chance 1/k.
             equals += 1;
             if moment.rng.below(equals) == 0 {
