@@ -1,6 +1,6 @@
 //! Connections that break, and what that says of the request.
 
-use crate::support::*;
+use crate::{raw::*, support::*};
 
 #[tokio::test]
 async fn t14_a_reset_connection_is_ambiguous_and_not_at_rest() {
@@ -53,4 +53,41 @@ async fn a_request_that_is_given_up_is_no_broken_connection() {
     call.abort();
     assert_eq!(pipe.read(&mut [0]).await.unwrap(), 0, "HTTP/1.1 has no other way to cancel");
     until(|| link.state() == LinkState::Resting).await;
+}
+
+/// T5: a stream that is reset before its end is a broken body, whatever the code of the reset; after
+/// its end, or with all that was announced, the reset says only that no more of the request is wanted.
+#[tokio::test(start_paused = true)]
+async fn t5_a_body_that_a_reset_without_error_cuts_short_is_broken() {
+    const OK: u8 = 0x88;
+    // "content-length: 4", by its index in the static table (RFC 7541 appendix A).
+    const LENGTH: [u8; 4] = [0x0f, 0x0d, 1, b'4'];
+    let [a, b, c, d] = LENGTH;
+    let measured: &[u8] = &[OK, a, b, c, d];
+    for (head, data, flags, whole) in [
+        (&[OK][..], &b"part"[..], 0, false),
+        (&[OK], b"", 0, false),
+        (&[OK], b"full", 1, true),
+        (measured, b"par", 0, false),
+        (measured, b"full", 0, true),
+    ] {
+        let (connect, mut dials) = Dials::new();
+        let (service, _) = make(&http2().connector(connect), &some_endpoint());
+        // The request goes on, as it does where a peer resets the stream of a full answer.
+        let (_more, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, BoxError>>();
+        let body = StreamBody::new(items(body));
+        let sent = tokio::spawn(service.clone().call(Request::post("/").body(body).unwrap()));
+        let mut peer = Raw::new(dials.accept().await).await;
+        peer.next(HEADERS).await;
+        peer.send(HEADERS, 4, 1, head).await;
+        let response = sent.await.unwrap().map_err(|_| "unsent").unwrap();
+        peer.send(DATA, flags, 1, data).await;
+        peer.send(RST_STREAM, 0, 1, &[0; 4]).await;
+        let body = response.into_body().collect().await;
+        assert_eq!(body.is_ok(), whole, "{head:?} {data:?} {flags}");
+    }
+}
+
+fn items<T>(mut from: mpsc::UnboundedReceiver<T>) -> impl futures::Stream<Item = T> {
+    futures::stream::poll_fn(move |cx| from.poll_recv(cx))
 }

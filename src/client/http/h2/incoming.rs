@@ -26,6 +26,11 @@ struct Arriving {
     pump: Option<AbortHandle>,
 }
 
+/// Though its reason is `NO_ERROR`, which alone reads as if all were well.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer reset the stream before the end of the body")]
+struct Cut(#[source] h2::Error);
+
 impl Incoming {
     pub(super) fn new(
         stream: RecvStream,
@@ -60,9 +65,10 @@ impl Arriving {
     /// What an error of the stream is to the reader of the body.
     fn fail(&self, error: h2::Error) -> Option<BoxError> {
         // A peer that has answered in full may so tell that it wants no more of the request (RFC 9113
-        // section 8.1).
-        if error.reason() == Some(Reason::NO_ERROR) && self.announced.unwrap_or(0) == 0 {
-            return None;
+        // section 8.1). Without the end of the stream, only what was announced tells a full answer.
+        let full = self.announced == Some(0) || self.stream.is_end_stream();
+        if error.reason() == Some(Reason::NO_ERROR) {
+            return (!full).then(|| Cut(error).into());
         }
         let gone = self.slot.trunk.state.end.get().filter(|_| error.is_io());
         Some(gone.map_or_else(|| error.into(), |&gone| gone.into()))
