@@ -140,3 +140,93 @@ async fn a_burst_of_requests_is_no_flood_of_dials() {
         assert_eq!(text(call.await.unwrap().unwrap()).await, "ok");
     }
 }
+
+/// One request that runs, for as long as its pipe lives.
+async fn one_running(dials: &mut Dials, service: &HttpService) -> (JoinHandle<Sent>, DuplexStream) {
+    let running = call(service, get("/running"));
+    let mut pipe = dials.accept().await;
+    read_head(&mut pipe).await.unwrap();
+    (running, pipe)
+}
+
+/// R2: an endpoint that takes no new connection is out, though an old one is still open; and it is up
+/// again once that is returned.
+#[tokio::test(start_paused = true)]
+async fn r2_an_endpoint_that_refuses_dials_is_out_while_an_old_connection_runs() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let (running, mut pipe) = one_running(&mut dials, &service).await;
+    let clock = Clock::default();
+    let start = clock.now();
+    let next = call(&service, get("/next"));
+    assert!(dials.next().await.send(Err("refused".into())).is_ok());
+    let unsent = next.await.unwrap().unwrap_err();
+    assert!(unsent.request().is_some());
+    assert!(!unsent.cause().downcast_ref::<ConnectError>().unwrap().is_timeout());
+    let took = clock.now().saturating_duration_since(start).as_millis();
+    assert!((250..255).contains(&took), "{took} ms");
+    assert!(matches!(link.state(), LinkState::Failed { .. }));
+    // Nobody waits for an endpoint that is out already.
+    let start = clock.now();
+    let next = call(&service, get("/next"));
+    assert!(dials.next().await.send(Err("refused".into())).is_ok());
+    assert!(next.await.unwrap().unwrap_err().request().is_some());
+    assert!(clock.now().saturating_duration_since(start) < Duration::from_millis(5));
+    assert!(matches!(link.state(), LinkState::Failed { .. }));
+
+    pipe.write_all(ANSWER).await.unwrap();
+    assert_eq!(text(running.await.unwrap().unwrap()).await, "ok");
+    until(|| link.state() == LinkState::Up).await;
+    let last = call(&service, get("/last"));
+    assert!(read_head(&mut pipe).await.unwrap().starts_with("GET /last "));
+    pipe.write_all(ANSWER).await.unwrap();
+    assert_eq!(text(last.await.unwrap().unwrap()).await, "ok");
+}
+
+/// R2: the same of one that is silent, whose dials time out, though there are always others.
+#[tokio::test(start_paused = true)]
+async fn r2_an_endpoint_whose_extra_dials_time_out_is_out() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let (_running, _pipe) = one_running(&mut dials, &service).await;
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        calls.push(call(&service, get("/next")));
+        Clock::default().sleep(Duration::from_millis(400)).await;
+    }
+    assert!(matches!(link.state(), LinkState::Failed { .. }), "{:?}", link.state());
+    for call in calls {
+        assert!(call.await.unwrap().unwrap_err().request().is_some());
+    }
+}
+
+/// R4: where connections are returned in time, an extra dial that fails is neither a failed request
+/// nor a failed endpoint.
+#[tokio::test(start_paused = true)]
+async fn r4_an_extra_dial_that_fails_fails_nobody_who_is_served_in_time() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let (running, mut pipe) = one_running(&mut dials, &service).await;
+    let read = |call: JoinHandle<Sent>| {
+        tokio::spawn(async move { text(call.await.unwrap().unwrap()).await })
+    };
+    let running = read(running);
+    let waiting: Vec<_> = (0..5).map(|_| read(call(&service, get("/next")))).collect();
+    for _ in 0..5 {
+        assert!(dials.next().await.send(Err("refused".into())).is_ok());
+    }
+    // Longer in all than anybody would wait for the first of them.
+    for _ in 0..5 {
+        Clock::default().sleep(Duration::from_millis(150)).await;
+        assert_eq!(link.state(), LinkState::Up);
+        pipe.write_all(ANSWER).await.unwrap();
+        assert!(read_head(&mut pipe).await.unwrap().starts_with("GET /next "));
+    }
+    pipe.write_all(ANSWER).await.unwrap();
+    assert_eq!(running.await.unwrap(), "ok");
+    for call in waiting {
+        assert_eq!(call.await.unwrap(), "ok");
+    }
+    Clock::default().sleep(Duration::from_millis(500)).await;
+    assert_eq!(link.state(), LinkState::Up);
+}

@@ -104,6 +104,11 @@ impl Http {
     /// How long a dial may take, from its start to a connection that is up; 1 s by default.
     ///
     /// HTTP/1.1 is up when the peer has accepted, HTTP/2 when the peer has sent its first frame.
+    ///
+    /// If a dial fails while all HTTP/1.1 connections of the endpoint are busy, the requests that wait
+    /// for one go on waiting as long as one is returned within a quarter of this time. When none is,
+    /// they go to another endpoint, and this one counts as failed until a connection is returned or a
+    /// dial comes through.
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         self.with(|settings| settings.connect_timeout = timeout)
     }

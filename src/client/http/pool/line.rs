@@ -1,14 +1,18 @@
 //! The line of requests that wait for a connection, and the lanes that serve it.
 
-use std::time::Instant;
+use std::{mem, time::Instant};
 
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     super::{error::ConnectError, h1::Lane, secure::Spoken},
     Grant, Granted, Pool, State,
 };
 use crate::node::after;
+
+/// The part of the connect timeout within which those in line shall see a connection returned, once a
+/// dial has failed: 250 ms of the default.
+const RETURNED_WITHIN: u32 = 4;
 
 impl Pool {
     /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
@@ -17,12 +21,21 @@ impl Pool {
         if lane.is_old(now) {
             return Some(lane);
         }
+        if !lane.is_closed() {
+            state.unserved_since = state.unserved_since.map(|_| now);
+            if mem::take(&mut state.shut) {
+                self.link.up();
+            }
+        }
         loop {
             let index = state.line.iter().position(|place| !(place.fresh && lane.used));
             let Some(next) = index.and_then(|index| state.line.remove(index)) else { break };
             match next.grant.send(Ok(Grant::Http1(lane))) {
                 Ok(()) => {
                     state.waiting = state.waiting.saturating_sub(1);
+                    if state.waiting == 0 {
+                        state.unserved_since = None;
+                    }
                     return None;
                 }
                 Err(Ok(Grant::Http1(back))) => lane = back,
@@ -33,6 +46,7 @@ impl Pool {
             // Its end was told already, and nobody would ever take it out again.
             return Some(lane);
         }
+        state.unserved_since = None;
         lane.parked_at = Some(now);
         state.idle.push_back(lane);
         (state.idle.len() > self.settings.max_idle).then(|| state.idle.pop_front()).flatten()
@@ -48,6 +62,10 @@ impl Pool {
             Ok(unused) => (None, Some(unused)),
             Err(_) => {
                 state.waiting = state.waiting.saturating_sub(1);
+                // Callers who give up while nothing is granted would make it grow without end.
+                if state.line.len() > 2 * state.waiting + 8 {
+                    state.line.retain(|place| !place.grant.is_closed());
+                }
                 (None, None)
             }
         };
@@ -84,7 +102,8 @@ impl Pool {
         state.open -= 1;
         let index = state.idle.iter().position(|lane| lane.id == id);
         let lane = index.and_then(|index| state.idle.remove(index));
-        if state.open == 0 && !state.closed {
+        // Of an endpoint that takes no new connection, the end of the last old one is no news.
+        if state.open == 0 && !state.closed && !state.shut {
             match (clean, state.dialing) {
                 (true, 0) => {
                     state.resting = true;
@@ -102,10 +121,10 @@ impl Pool {
     /// Tells those in line for whom a dial that failed was the last hope.
     pub(super) fn fail_line(&self, state: &mut State, error: &ConnectError) {
         // While others dial, the one that this dial was for has had its chance; while connections
-        // are open, one of them may yet be returned, and the connect timeout bounds the wait.
-        let mut fails = match (state.open, state.dialing) {
-            (0, 0) => usize::MAX,
-            (0, _) if state.spoken == Some(Spoken::Http1) => 1,
+        // are open, one of them may yet be returned, unless that has been awaited in vain.
+        let mut fails = match (state.open > 0 && !state.shut, state.dialing) {
+            (false, 0) => usize::MAX,
+            (false, _) if state.spoken == Some(Spoken::Http1) => 1,
             _ => 0,
         };
         while fails > 0 && state.waiting > 0 {
@@ -121,5 +140,39 @@ impl Pool {
         if state.waiting == 0 {
             state.line.clear();
         }
+    }
+
+    /// What a dial that failed says of an HTTP/1.1 endpoint that has connections, of which none is
+    /// idle. One of them may be returned in time: then the endpoint serves, and nobody fails. If for
+    /// a while none has been, it takes no more than what runs on it.
+    pub(super) fn judge(&self, state: &mut State, error: &ConnectError) {
+        let Some(since) = state.unserved_since else { return };
+        let due = after(since, self.settings.connect_timeout / RETURNED_WITHIN);
+        if due <= self.clock.now() {
+            state.shut = true;
+            state.unserved_since = None;
+            self.link.failed(error.clone());
+            return;
+        }
+        if state.waiting == 0 && state.dialing == 0 {
+            state.unserved_since = None;
+        }
+        let runtime = self.link.runtime().or_else(|| Handle::try_current().ok());
+        let (Some(runtime), false, true) = (runtime, state.judging, state.waiting > 0) else {
+            return;
+        };
+        state.judging = true;
+        let (pool, clock, error) = (self.this.clone(), self.clock.clone(), error.clone());
+        runtime.spawn(async move {
+            clock.sleep_until(due).await;
+            if let Some(pool) = pool.upgrade() {
+                let mut state = pool.state();
+                state.judging = false;
+                // A dial that is under way now decides for itself.
+                if state.dialing == 0 && state.waiting > 0 {
+                    pool.dial_ended(&mut state, error);
+                }
+            }
+        });
     }
 }

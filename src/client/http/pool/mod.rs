@@ -3,7 +3,10 @@
 //! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
 //! request returns or a new one: it waits in line, and there is a dial for everyone near its head. A
 //! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
-//! lies idle. An HTTP/2 connection serves as many as its peer allows streams, and there are more
+//! lies idle. If an extra dial fails, those in line wait for a connection that is returned, as long as
+//! one is within a quarter of the connect timeout; where none is, the link fails, and they with it:
+//! so an endpoint that closed its listener is passed by while old connections run to their end, and
+//! one that is full but serves is not. An HTTP/2 connection serves as many as its peer allows streams, and there are more
 //! connections, up to a bound, where that is not enough.
 //!
 //! All reports to the endpoint's [`Link`] are made under the lock, so that they come in the order
@@ -16,6 +19,7 @@ use std::{
     collections::VecDeque,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
+    time::Instant,
 };
 
 use tokio::{
@@ -68,6 +72,13 @@ struct State {
     /// Connections that are, or may be again, of use.
     open: usize,
     resting: bool,
+    /// HTTP/1.1: dials fail, and no connection was returned in time: the link has failed, though some
+    /// are open. Until one is returned or a dial comes through.
+    shut: bool,
+    /// Since when somebody in line waits, or waited, without any having been served.
+    unserved_since: Option<Instant>,
+    /// A task waits to see whether a connection is returned in time.
+    judging: bool,
     /// What the last connection spoke, or the next is bound to.
     spoken: Option<Spoken>,
     /// Cut on purpose: what ends now is no news. Until the next dial.
@@ -159,6 +170,7 @@ impl Pool {
         let (grant, granted) = oneshot::channel();
         state.line.push_back(Place { grant, fresh });
         state.waiting += 1;
+        state.unserved_since.get_or_insert_with(|| self.clock.now());
         self.start_dials(state);
         Waiter::new(Arc::clone(self), granted)
     }
@@ -186,7 +198,7 @@ impl Pool {
         };
         state.dialing += 1;
         state.closed = false;
-        if state.open == 0 && !state.resting {
+        if (state.open == 0 || state.shut) && !state.resting {
             self.link.connecting();
         }
         state.last_id += 1;
@@ -217,6 +229,7 @@ impl Pool {
         state.dialing -= 1;
         state.open += 1;
         state.resting = false;
+        state.shut = false;
         state.spoken = Some(spoken);
         if state.monitors.len() > 2 * state.open + 8 {
             state.monitors.retain(|monitor| monitor.strong_count() > 0);
@@ -233,9 +246,15 @@ impl Pool {
     }
 
     fn dial_ended(&self, state: &mut State, error: ConnectError) {
-        if state.open == 0 && state.dialing == 0 && !state.closed {
-            state.resting = false;
-            self.link.failed(error.clone());
+        if state.closed {
+            // What was asked for is no news.
+        } else if state.open == 0 || state.shut {
+            if state.dialing == 0 {
+                state.resting = false;
+                self.link.failed(error.clone());
+            }
+        } else if state.spoken == Some(Spoken::Http1) && state.idle.is_empty() {
+            self.judge(state, &error);
         }
         self.fail_line(state, &error);
     }
@@ -245,7 +264,7 @@ impl Dial for Pool {
     fn dial(&self) {
         let Some(this) = self.this.upgrade() else { return };
         let mut state = this.state();
-        if state.open > 0 {
+        if state.open > 0 && !state.shut {
             this.link.up();
         } else if state.dialing > 0 {
             this.link.connecting();

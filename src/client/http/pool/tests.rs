@@ -153,6 +153,24 @@ async fn rough_server(http2: bool, seed: u64) -> std::net::SocketAddr {
     address
 }
 
+/// R8: requests that give up while no connection is granted leave nothing behind.
+#[tokio::test(start_paused = true)]
+async fn r8_the_line_does_not_grow_by_those_who_leave_it() {
+    // Nobody accepts, and the dial waits.
+    let http = Http::default()
+        .connector(|_: &crate::Address| std::future::pending::<Result<Connected, BoxError>>());
+    let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+    let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
+    let stays = pool.checkout(false);
+    for _ in 0..1_000 {
+        drop(pool.checkout(false));
+        let state = pool.state();
+        assert_eq!(state.waiting, 1);
+        assert!(state.line.len() <= 2 + 8, "{}", state.line.len());
+    }
+    drop(stays);
+}
+
 /// Whatever is given up and whatever breaks, nothing is counted twice or forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn t6_the_counts_are_exact_when_requests_are_given_up_and_connections_break() {
