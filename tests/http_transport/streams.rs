@@ -246,3 +246,47 @@ async fn r4_an_http1_connection_that_is_old_serves_no_more() {
     let age = Clock::default().now().saturating_duration_since(start).as_secs_f64();
     assert!((7.9..=10.1).contains(&age), "{age}");
 }
+
+/// R21: a connection that is found gone when a stream of it ends is replaced for those in line.
+#[tokio::test(start_paused = true)]
+async fn r21_a_connection_found_gone_at_the_end_of_a_stream_is_replaced() {
+    let (connect, mut dials) = Dials::new();
+    let http = http2().max_connections(1).connector(connect);
+    let (service, link) = make(&http, &some_endpoint());
+    let first = call(&service, get("/first"));
+    let mut old = Raw::new(dials.accept().await).await;
+    // SETTINGS_MAX_CONCURRENT_STREAMS.
+    old.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]).await;
+    old.next(HEADERS).await;
+    old.send_head(1).await;
+    let _first = first.await.unwrap().unwrap();
+    let second = call(&service, get("/second"));
+    until(|| link.state() == LinkState::Up).await;
+    assert!(futures::poll!(std::pin::pin!(dials.next())).is_pending());
+    // More than one read takes, so that the end is seen after the GOAWAY and before its news.
+    old.send_goaway(1, 0).await;
+    for _ in 0..3 {
+        old.send(DATA, 0, 1, &[0; 16_000]).await;
+    }
+    old.send(DATA, 1, 1, &[]).await;
+    until(|| !dials.0.is_empty()).await;
+    let mut new = Raw::new(dials.accept().await).await;
+    new.next(HEADERS).await;
+    new.send(HEADERS, 5, 1, &[0x88]).await;
+    second.await.unwrap().unwrap();
+}
+
+/// R2: while the connection that replaces the last one is being made, the link is not up.
+#[tokio::test(start_paused = true)]
+async fn r2_the_link_connects_when_the_last_connection_is_lost_during_a_dial() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&http2().connector(connect), &some_endpoint());
+    let _first = call(&service, get("/first"));
+    let mut old = of_one_stream(&mut dials).await;
+    let (_, _respond) = old.accept().await.unwrap().unwrap();
+    let _second = call(&service, get("/second"));
+    let _slow = dials.next().await;
+    assert_eq!(link.state(), LinkState::Up);
+    drop((old, _respond));
+    until(|| link.state() == LinkState::Connecting).await;
+}

@@ -62,10 +62,15 @@ impl Pool {
     }
 
     /// A stream has ended: the next in line may have it.
-    pub(in super::super) fn stream_ended(&self) {
+    pub(in super::super) fn stream_ended(self: &Arc<Self>) {
         let mut state = self.state();
         if state.waiting > 0 {
+            let trunks = state.trunks.len();
             self.serve_line(&mut state);
+            if state.trunks.len() < trunks {
+                // Found gone before that was told, which then says nothing new.
+                self.start_dials(&mut state);
+            }
         }
     }
 
@@ -99,7 +104,7 @@ impl Pool {
         match why {
             // A dial would get as far as this one did, so the next waits for its turn.
             Gone::Silent(_) => self.link.failed(cause),
-            _ if state.dialing > 0 => {}
+            _ if state.dialing > 0 => self.link.connecting(),
             Gone::Old | Gone::Idle | Gone::Exhausted => self.link.outlived(cause),
             Gone::GoAway | Gone::Closed if trunk.has_served() => self.link.outlived(cause),
             Gone::GoAway | Gone::Closed => self.link.lost(cause),
