@@ -46,6 +46,7 @@
 //! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()` |
 //! | `reqwest` | no | `client::ReqwestClient`: reqwest's requests and responses, `Builder::reqwest()` |
 //! | `cookies` | no | `client::Cookies`: cookies for requests of reqwest's |
+//! | `metrics` | no | `Builder::metrics()`: gauges of discovery by the `metrics` facade |
 //! | `full` | no | all of the above |
 //!
 //! # Where things are
@@ -61,6 +62,8 @@ mod endpoint;
 mod error;
 pub mod health;
 pub mod node;
+#[cfg(feature = "metrics")]
+mod observe;
 pub mod policy;
 pub mod pool;
 mod sync;

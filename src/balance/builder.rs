@@ -76,6 +76,7 @@ impl Balance<Unset> {
             here: None,
             clock: Clock::default(),
             seed: None,
+            observer: None,
         };
         Builder { source, plan, complete: AtBodyEnd::default() }
     }
@@ -93,6 +94,7 @@ impl<D, K, C> Builder<D, K, C> {
             here: self.plan.here,
             clock: self.plan.clock,
             seed: self.plan.seed,
+            observer: self.plan.observer,
         };
         Builder { source: self.source, plan, complete: self.complete }
     }
@@ -130,6 +132,13 @@ impl<D, K, C> Builder<D, K, C> {
         if let Some(policy) = settings.policy {
             self.plan.policy = policy;
         }
+        self
+    }
+
+    /// Who keeps account of the balancers that are made of this.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn observe(mut self, observer: crate::pool::observer::ObserverFactory) -> Self {
+        self.plan.observer = Some(observer);
         self
     }
 

@@ -11,6 +11,7 @@ use crate::{
         MakeEndpoint,
         driver::Driver,
         locality::Place,
+        observer::ObserverFactory,
         settings::{Changes, Limits},
         shared::Shared,
     },
@@ -24,6 +25,7 @@ pub(super) struct Plan<K> {
     pub(super) here: Option<Locality>,
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
+    pub(super) observer: Option<ObserverFactory>,
 }
 
 /// A plan that has been checked: balancers can be made of it without fail.
@@ -36,6 +38,7 @@ pub(super) struct Checked<K> {
     here: Option<Locality>,
     clock: Clock,
     seed: Option<u64>,
+    observer: Option<ObserverFactory>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -52,6 +55,7 @@ impl<K> Plan<K> {
             here: self.here,
             clock: self.clock,
             seed: self.seed,
+            observer: self.observer,
             runtime: tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
         })
     }
@@ -73,7 +77,9 @@ impl<K: Clone + Send + Sync + 'static> Checked<K> {
         let on_empty = self.on_empty.unwrap_or_else(|| source.on_empty());
         let known = self.here.unwrap_or_default().or(&Locality::from_env());
         let place = Place::new(known, source.here());
-        let driver = Driver::new(&shared, make, self.policy.make(), on_empty, refresh, place);
+        let observer = self.observer.map(|observer| observer(&shared.target));
+        let policy = self.policy.make();
+        let driver = Driver::new(&shared, make, policy, on_empty, refresh, place, observer);
         let updates = move || -> crate::pool::driver::Updates { Box::pin(source.watch(requests)) };
         self.runtime.spawn(driver.run(updates, ends, attended));
         Balance::new(shared, complete)

@@ -21,6 +21,7 @@ use super::{
     failback::Gates,
     locality::{Place, Standpoint},
     make::MakeEndpoint,
+    observer::{Discovered, Observer, Telling},
     settings::Limits,
     shared::{Command, DriverEnds, Shared, model_of},
     snapshot::{Snapshot, left_out},
@@ -64,6 +65,7 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     gates: Gates,
     dials: Dials,
     view: DiscoveryView,
+    telling: Telling,
     /// When a set that is known to be gone is no longer kept.
     clear_at: Option<Instant>,
     /// When the policy wants its pickers built anew.
@@ -91,6 +93,7 @@ where
         on_empty: OnEmpty,
         refresh: RefreshHandle,
         place: Place,
+        observer: Option<Box<dyn Observer>>,
     ) -> Self {
         let snapshot = shared.snapshot.load();
         shared.fleet.reports.set(policy.weigh_reports());
@@ -112,6 +115,7 @@ where
             gates: Gates::default(),
             dials: Dials::default(),
             view: DiscoveryView::default(),
+            telling: Telling::to(observer),
             clear_at: None,
             rebuild_at: None,
             outdated: false,
@@ -152,6 +156,7 @@ where
             if self.outdated && self.publish().await.is_none() {
                 return;
             }
+            self.tell();
             self.connect_next();
             self.dials.start(&self.fleet);
         }
@@ -266,6 +271,13 @@ where
             );
         }
         invalid(diff.invalid.iter())
+    }
+
+    fn tell(&mut self) {
+        self.telling.tell(Discovered {
+            failing: self.view.error.is_some(),
+            endpoints: self.roster.listed().len() + self.outside.len(),
+        });
     }
 
     // --- connections ---

@@ -11,6 +11,7 @@ pub(crate) mod driver;
 pub(crate) mod failback;
 pub(crate) mod locality;
 mod make;
+pub(crate) mod observer;
 pub(crate) mod settings;
 pub(crate) mod shared;
 pub(crate) mod snapshot;

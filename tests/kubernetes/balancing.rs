@@ -160,6 +160,33 @@ async fn r12_waiting_requests_name_the_cause() {
     assert!(error.discovery().is_some());
 }
 
+/// R12: a gauge shows a refusal, of the first list and of a watch later on, until it is lifted.
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn r12_a_refused_watch_shows_in_a_gauge() {
+    let gauges = gauges::Gauges::default();
+    let shows = |expected| gauges.of("k8s://shop/cart:http") == Some(expected);
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1"), ready("10.0.0.2")]));
+    api.fail(Verb::List, api_server::Fault::Status(403));
+    let builder = evenkeel::Balance::builder(source(&api)).metrics();
+    let balance = gauges.with(|| builder.make(|_: &Endpoint| ())).expect("a runtime is here");
+    let refused = |verb| {
+        let error = balance.status().discovery.error;
+        error.is_some_and(|error| error.to_string().starts_with(verb))
+    };
+    until("a list is refused", || refused("cannot list") && shows((1.0, 0.0))).await;
+    api.heal();
+    until("it is allowed", || shows((0.0, 2.0)) && api.open_watches() == 1).await;
+    api.fail(Verb::Watch, api_server::Fault::Status(403));
+    api.cut_watches();
+    until("the watch is refused", || refused("cannot watch") && shows((1.0, 2.0))).await;
+    api.heal();
+    until("it is allowed again", || shows((0.0, 2.0))).await;
+    drop(balance);
+    until("the balancer is gone", || shows((0.0, 0.0))).await;
+}
+
 /// R4: pods that are added get their share as soon as the slice says so.
 #[tokio::test]
 async fn r4_new_pods_get_their_share() {

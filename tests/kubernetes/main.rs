@@ -7,6 +7,10 @@ mod api_server;
 mod balancing;
 mod conditions;
 mod faults;
+#[cfg(feature = "metrics")]
+#[path = "../support/gauges.rs"]
+#[allow(dead_code, reason = "not all of it is used here")]
+mod gauges;
 mod logged;
 mod merging;
 
