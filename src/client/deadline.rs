@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(super) struct Deadline(Option<Box<Running>>);
 struct Running {
     sleep: Pin<Box<Sleep>>,
     after: Duration,
+    until: Instant,
+    clock: Clock,
 }
 
 pin_project! {
@@ -55,14 +57,13 @@ impl Timers {
     /// A deadline `limit` from now; none without a limit.
     pub(super) fn within(&self, limit: Option<Duration>) -> Deadline {
         Deadline(limit.map(|limit| {
+            let clock = self.0.as_ref().map_or_else(Clock::default, |fleet| fleet.clock().clone());
+            let until = after(clock.now(), limit);
             let sleep = match &self.0 {
-                Some(fleet) => fleet.sleep_until(after(fleet.now(), limit)),
-                None => {
-                    let clock = Clock::default();
-                    clock.sleep_until(after(clock.now(), limit))
-                }
+                Some(fleet) => fleet.sleep_until(until),
+                None => clock.sleep_until(until),
             };
-            Box::new(Running { sleep: Box::pin(sleep), after: limit })
+            Box::new(Running { sleep: Box::pin(sleep), after: limit, until, clock })
         }))
     }
 }
@@ -74,6 +75,12 @@ impl Deadline {
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(running) = &mut self.0 else { return Poll::Pending };
         running.sleep.as_mut().poll(cx).map(|()| running.after)
+    }
+
+    /// Its length, if it has passed: for those who never wait, and whose timers so never run.
+    fn passed(&self) -> Option<Duration> {
+        let running = self.0.as_ref()?;
+        (running.clock.now() >= running.until).then_some(running.after)
     }
 }
 
@@ -107,10 +114,14 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = inner.poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-        }
-        this.deadline.poll_passed(cx).map(|after| {
+        let passed = match inner.poll_frame(cx) {
+            Poll::Ready(frame) => match this.deadline.passed().filter(|_| frame.is_some()) {
+                Some(after) => Poll::Ready(after),
+                None => return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            },
+            Poll::Pending => this.deadline.poll_passed(cx),
+        };
+        passed.map(|after| {
             this.inner.set(None);
             Some(Err(Error::deadline(after, this.endpoint.take()).into()))
         })
@@ -165,6 +176,36 @@ mod tests {
         assert!(clock.now() - begun >= limit);
         assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
         assert!(body.is_end_stream());
+    }
+
+    /// Sends without a pause, and never ends.
+    struct Endless;
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"more")))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_always_ready_has_a_deadline_too() {
+        let limit = Duration::from_millis(300);
+        let response = TimedBody::of(Response::new(Endless), Timers::default().within(Some(limit)));
+        let mut body = std::pin::pin!(response.into_body());
+        for passed in 0..300 {
+            let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await.unwrap();
+            assert!(frame.is_ok(), "after {passed} ms");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let error = poll_fn(|cx| body.as_mut().poll_frame(cx)).await.unwrap().unwrap_err();
+        assert!(error.downcast::<Error>().unwrap().is_timeout());
+        assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
