@@ -27,6 +27,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_FACTOR: f64 = 1.6;
 const BACKOFF_LIMIT: Duration = Duration::from_secs(10);
 const BACKOFF_JITTER: f64 = 0.2;
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the backoff begins anew.
 const PROVEN_AFTER: Duration = Duration::from_secs(1);
 
@@ -45,9 +46,15 @@ pub struct Link(Arc<Node>);
 pub trait Dial: Send + Sync + 'static {
     /// Connect, unless connected or connecting: report [`Link::connecting`] (or, if connected, only
     /// [`Link::up`]), then [`Link::up`] or
-    /// [`Link::failed`], in any case within a connect timeout of the client's own. Requests that a
+    /// [`Link::failed`], in any case within its [`limit`](Self::limit). Requests that a
     /// hash policy sends here wait for that.
     fn dial(&self);
+
+    /// How long a dial may take until it has been reported; 10 s by default. A dial that takes longer
+    /// counts as failed, for a client that forgets to report.
+    fn limit(&self) -> Duration {
+        DIAL_LIMIT
+    }
 
     /// The endpoint is gone and its time to drain is over: cut what is left.
     fn close(&self);
@@ -283,6 +290,11 @@ impl Node {
         if self.link.shift(|kind| kind == IDLE, |word| word & FAILING | CONNECTING).is_some() {
             dialer.dial();
         }
+    }
+
+    /// How long its client may take to say how a dial went.
+    pub(crate) fn dial_limit(&self) -> Duration {
+        self.dialer().map_or(DIAL_LIMIT, |dialer| dialer.limit())
     }
 
     pub(crate) fn close(&self) {

@@ -5,22 +5,20 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use crate::{
-    node::{Fleet, LinkState, Node, NodeId},
+    node::{Fleet, LinkState, Node, NodeId, after},
     policy::Scope,
 };
 
 /// Dials that may be under way at once.
 const DIALS_AT_ONCE: usize = 16;
-/// A client that has not said how its dial went by then is taken to have failed.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
-    /// Since when, in nanoseconds of the fleet.
+    /// Until when, in nanoseconds of the fleet: a client that has not said by then how its dial went is
+    /// taken to have failed.
     under_way: HashMap<NodeId, (u64, Arc<Node>)>,
     wanted: VecDeque<Arc<Node>>,
     /// Those in `wanted`: a node stands there once, however many requests want it.
@@ -99,8 +97,8 @@ impl Dials {
     pub(crate) fn silent(&mut self, fleet: &Fleet) -> Vec<Arc<Node>> {
         let now = fleet.now_nanos();
         let mut silent = Vec::new();
-        self.under_way.retain(|_, (since, node)| {
-            let overdue = now.saturating_sub(*since) >= FORGOTTEN_AFTER.as_nanos() as u64;
+        self.under_way.retain(|_, (until, node)| {
+            let overdue = now >= *until;
             if overdue && node.link_state() == LinkState::Connecting {
                 silent.push(Arc::clone(node));
             }
@@ -111,11 +109,12 @@ impl Dials {
 
     /// Starts what may be started.
     pub(crate) fn start(&mut self, fleet: &Fleet) {
-        let now = fleet.nanos(fleet.now());
+        let now = fleet.now();
         while self.under_way.len() < DIALS_AT_ONCE {
             let Some(node) = self.pop_wanted().or_else(|| self.eager.pop_front()) else { break };
             if node.link.is_idle() && !node.is_retired() {
-                self.under_way.insert(node.id(), (now, Arc::clone(&node)));
+                let until = fleet.nanos(after(now, node.dial_limit()));
+                self.under_way.insert(node.id(), (until, Arc::clone(&node)));
                 node.dial();
             }
         }
@@ -124,12 +123,7 @@ impl Dials {
     /// When the next backoff ends, or a dial is given up on.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let rested = self.resting.peek().map(|Reverse((until, _))| *until);
-        let forgotten = self
-            .under_way
-            .values()
-            .map(|(since, _)| *since)
-            .min()
-            .map(|since| since.saturating_add(FORGOTTEN_AFTER.as_nanos() as u64));
+        let forgotten = self.under_way.values().map(|(until, _)| *until).min();
         rested.into_iter().chain(forgotten).min()
     }
 
@@ -173,11 +167,46 @@ impl Dials {
 
 #[cfg(all(test, not(evenkeel_loom)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         endpoint::Endpoint,
-        node::{Clock, Seeds},
+        node::{Clock, Dial, Link, Seeds},
     };
+
+    /// Says nothing of its dials, which may take so many seconds.
+    struct Mute(u64);
+
+    impl Dial for Mute {
+        fn dial(&self) {}
+
+        fn limit(&self) -> Duration {
+            Duration::from_secs(self.0)
+        }
+
+        fn close(&self) {}
+    }
+
+    /// R2: a dial is given up on when its client's own limit has passed, and not before.
+    #[tokio::test(start_paused = true)]
+    async fn r2_a_dial_has_the_time_that_its_client_says() {
+        for seconds in [1, 10, 30] {
+            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(7));
+            let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+            let node = Node::new(0, &endpoint, Arc::clone(&fleet));
+            let client: Arc<dyn Dial> = Arc::new(Mute(seconds));
+            Link::new(Arc::clone(&node)).manage(Arc::downgrade(&client));
+            let mut dials = Dials::default();
+            dials.want(Arc::clone(&node));
+            dials.start(&fleet);
+            assert_eq!(node.link_state(), LinkState::Connecting);
+            tokio::time::advance(Duration::from_millis(seconds * 1_000 - 10)).await;
+            assert_eq!(dials.silent(&fleet).len(), 0, "of {seconds}");
+            tokio::time::advance(Duration::from_millis(10)).await;
+            assert_eq!(dials.silent(&fleet).len(), 1, "of {seconds}");
+        }
+    }
 
     /// R8: requests that want a node whose dial has to wait cost no memory.
     #[test]

@@ -19,7 +19,7 @@ use std::{
     collections::VecDeque,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -271,6 +271,11 @@ impl Dial for Pool {
         } else {
             this.start_dial(&mut state);
         }
+    }
+
+    fn limit(&self) -> Duration {
+        // The dial tells at its own timeout; only one that is not run is given up on.
+        self.settings.connect_timeout.saturating_add(Duration::from_secs(10))
     }
 
     fn close(&self) {
