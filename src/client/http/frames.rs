@@ -22,6 +22,16 @@ enum Preface {
     Over,
 }
 
+/// The heads of the frames that we send, to know which requests the peer can have seen: the protocol's
+/// library queues a request's first frame, and forgets it if the connection ends before it is written.
+pub(super) struct Sent {
+    head: [u8; HEAD],
+    have: usize,
+    /// Bytes of our preface or of a payload that are still to come.
+    payload: usize,
+    last_stream: u32,
+}
+
 /// What came to light in some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -43,6 +53,8 @@ pub(super) struct GoAway {
     pub(super) code: u32,
 }
 
+/// `PRI * HTTP/2.0` and what follows it (RFC 9113 section 3.4).
+const OUR_PREFACE: usize = 24;
 const HEAD: usize = 9;
 const LAST_WORDS: usize = 8;
 const DATA: u8 = 0;
@@ -138,6 +150,35 @@ impl Frames {
     }
 }
 
+impl Sent {
+    pub(super) fn new() -> Self {
+        Self { head: [0; HEAD], have: 0, payload: OUR_PREFACE, last_stream: 0 }
+    }
+
+    /// The last stream that we have begun to send, after these bytes. Streams begin in their order.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> u32 {
+        while !bytes.is_empty() {
+            let payload = self.payload.min(bytes.len());
+            self.payload -= payload;
+            let (head, rest) =
+                bytes[payload..].split_at((HEAD - self.have).min(bytes.len() - payload));
+            self.head[self.have..self.have + head.len()].copy_from_slice(head);
+            self.have += head.len();
+            bytes = rest;
+            if self.have == HEAD {
+                let [a, b, c, kind, _, d, e, f, g] = self.head;
+                self.have = 0;
+                self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                if kind == HEADERS {
+                    let stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
+                    self.last_stream = self.last_stream.max(stream);
+                }
+            }
+        }
+        self.last_stream
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +237,35 @@ mod tests {
                 frames.pass(part, |stream| ended.push(stream));
             });
             assert_eq!(ended, [1, 3, 5], "of {chunk}");
+        }
+    }
+
+    /// A request counts as sent from the last byte of its first frame's head on.
+    #[test]
+    fn what_was_sent_is_seen_however_it_is_cut() {
+        let of = |kind, stream: u8, payload: &[u8]| {
+            let mut frame = frame(kind, payload);
+            frame[8] = stream;
+            frame
+        };
+        let frames = [
+            of(SETTINGS, 0, &[HEADERS; 18]),
+            of(HEADERS, 1, &[HEADERS; 40]),
+            of(DATA, 1, &[HEADERS; 300]),
+            of(HEADERS, 3, b""),
+            // Trailers.
+            of(HEADERS, 1, b"end"),
+        ];
+        let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frames.concat()].concat();
+        let third = bytes.len() - frames[4].len() - frames[3].len() + HEAD;
+        for chunk in 1..bytes.len() {
+            let (mut sent, mut passed) = (Sent::new(), 0);
+            for part in bytes.chunks(chunk) {
+                passed += part.len();
+                let first = OUR_PREFACE + frames[0].len() + HEAD;
+                let expected = u32::from(passed >= first) + 2 * u32::from(passed >= third);
+                assert_eq!(sent.pass(part), expected, "{passed} bytes by {chunk}");
+            }
         }
     }
 

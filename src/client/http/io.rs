@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     connect::Stream,
-    frames::{Frames, GoAway, Seen},
+    frames::{Frames, GoAway, Seen, Sent},
 };
 use crate::node::{Clock, after};
 
@@ -32,6 +32,10 @@ pub(super) struct Wire {
     /// Gone once it is cut.
     io: Option<TokioIo<Box<dyn Stream>>>,
     frames: Option<Frames>,
+    sent: Option<Sent>,
+    /// Why an HTTP/2 connection can be written to no more. What the peer said before, its last GOAWAY
+    /// above all, may still be there to be read, and says which requests it has not processed.
+    deaf: Option<io::ErrorKind>,
     monitor: Arc<Monitor>,
 }
 
@@ -48,6 +52,8 @@ pub(super) struct Monitor {
     data: AtomicU32,
     /// The last GOAWAY: its last stream, and its code in the upper half.
     goaway: AtomicU64,
+    /// The last HTTP/2 stream that was begun to be sent.
+    sent: AtomicU32,
     ends: OnceLock<Weak<dyn StreamEnds>>,
 }
 
@@ -80,6 +86,7 @@ impl Monitor {
             life: AtomicU64::new(0),
             data: AtomicU32::new(0),
             goaway: AtomicU64::new(0),
+            sent: AtomicU32::new(0),
             ends: OnceLock::new(),
         }
     }
@@ -123,6 +130,11 @@ impl Monitor {
         let word = self.goaway.load(Ordering::Acquire);
         let goaway = GoAway { last_stream: word as u32, code: (word >> 32) as u32 };
         self.is_going_away().then_some(goaway)
+    }
+
+    /// The last HTTP/2 stream of which the peer can have seen anything.
+    pub(super) fn last_sent(&self) -> u32 {
+        self.sent.load(Ordering::Acquire)
     }
 
     /// When an HTTP/2 peer last sent anything but a PING.
@@ -214,8 +226,14 @@ impl Monitor {
 impl Wire {
     pub(super) fn new(io: Box<dyn Stream>, http2: bool, clock: &Clock) -> (Self, Arc<Monitor>) {
         let monitor = Arc::new(Monitor::new(clock.clone()));
-        let frames = http2.then(Frames::new);
-        let wire = Self { io: Some(TokioIo::new(io)), frames, monitor: Arc::clone(&monitor) };
+        let (frames, sent) = (http2.then(Frames::new), http2.then(Sent::new));
+        let wire = Self {
+            io: Some(TokioIo::new(io)),
+            frames,
+            sent,
+            deaf: None,
+            monitor: Arc::clone(&monitor),
+        };
         (wire, monitor)
     }
 
@@ -249,6 +267,21 @@ impl Wire {
         }
         polled
     }
+
+    /// Writing failed: an error for HTTP/1.1, and for what was cut; else reading will tell.
+    fn fall_deaf(&mut self, error: io::Error) -> io::Result<()> {
+        if self.frames.is_none() || self.monitor.has(CUT) {
+            return Err(error);
+        }
+        self.deaf = Some(error.kind());
+        Ok(())
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) {
+        if let Some(sent) = &mut self.sent {
+            self.monitor.sent.store(sent.pass(bytes), Ordering::Release);
+        }
+    }
 }
 
 fn read(wakers: &mut Wakers) -> &mut Option<Waker> {
@@ -268,6 +301,10 @@ impl AsyncRead for Wire {
         let before = buf.filled().len();
         let polled = self.with(cx, read, |io, cx| io.poll_read(cx, buf));
         let this = &mut *self;
+        // All that there was has been read.
+        if let (Poll::Pending, Some(kind)) = (&polled, this.deaf) {
+            return Poll::Ready(Err(kind.into()));
+        }
         let bytes = &buf.filled()[before..];
         if let (Poll::Ready(Ok(())), false) = (&polled, bytes.is_empty()) {
             match &mut this.frames {
@@ -288,7 +325,15 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.with(cx, write, |io, cx| io.poll_write(cx, buf))
+        if self.deaf.is_some() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = match ready!(self.with(cx, write, |io, cx| io.poll_write(cx, buf))) {
+            Ok(written) => written,
+            Err(error) => return Poll::Ready(self.fall_deaf(error).map(|()| buf.len())),
+        };
+        self.wrote(&buf[..written.min(buf.len())]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -296,7 +341,22 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.with(cx, write, |io, cx| io.poll_write_vectored(cx, bufs))
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf.is_some() {
+            return Poll::Ready(Ok(all));
+        }
+        let written = match ready!(self.with(cx, write, |io, cx| io.poll_write_vectored(cx, bufs)))
+        {
+            Ok(written) => written,
+            Err(error) => return Poll::Ready(self.fall_deaf(error).map(|()| all)),
+        };
+        let mut left = written;
+        for buf in bufs {
+            let part = left.min(buf.len());
+            self.wrote(&buf[..part]);
+            left -= part;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -304,7 +364,13 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(cx, write, |io, cx| io.poll_flush(cx))
+        if self.deaf.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(self.with(cx, write, |io, cx| io.poll_flush(cx))) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(self.fall_deaf(error)),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

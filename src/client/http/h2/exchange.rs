@@ -149,6 +149,10 @@ fn failed(slot: &Slot, stream: u32, error: h2::Error) -> Failed {
     if state.monitor.goaway().is_some_and(|goaway| stream > goaway.last_stream) {
         return Failed::Above(error.into());
     }
+    // It waited in line for the connection, which ended before: a GOAWAY can come between.
+    if stream > state.monitor.last_sent() && (error.is_io() || error.is_go_away()) {
+        return Failed::Unsent(error.into());
+    }
     match state.end.get() {
         Some(&gone @ Gone::Silent(_)) => Failed::Ambiguous(gone.into()),
         _ if error.is_io() && !state.monitor.is_cut() => Failed::Died(error.into()),
