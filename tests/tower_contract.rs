@@ -309,6 +309,59 @@ async fn a_request_that_comes_back_goes_to_each_other_node_once() {
     assert!(status.endpoints.iter().all(|one| one.success == 1.0), "nobody is to blame");
 }
 
+/// Rule 3 holds also for a call that outlives the last handle: it can still be picked again. With the
+/// last call the balancer's task goes.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_outlives_the_last_handle_is_picked_again() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let make = |endpoint: &Endpoint| {
+        let name = endpoint.to_string();
+        service_fn(move |request: Precious| {
+            let name = name.clone();
+            async move {
+                tokio::time::sleep(SECOND).await;
+                match name == support::name(2) {
+                    true => Ok(request.0),
+                    false => Err(Unsent::returned(request, io::Error::other("no stream left"))),
+                }
+            }
+        })
+    };
+    let balance = over(just(set(1..=2))).make(make).unwrap();
+    balance.ready().await.unwrap();
+    let calls: Vec<_> = (0..2).map(|at| balance.clone().oneshot(Precious(at))).collect();
+    drop(balance);
+    let answers = future::join_all(calls.into_iter().map(|call| call.map(Result::unwrap))).await;
+    assert_eq!(answers, [0, 1]);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(tasks(), 0);
+}
+
+/// A response that stays open holds the balancer's task no longer than it would hold an endpoint
+/// that discovery removed; and a call that is given back after that says why it goes no further.
+#[tokio::test(start_paused = true)]
+async fn what_outlives_the_last_handle_holds_its_task_for_the_drain_timeout_at_most() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let make = |_: &Endpoint| {
+        service_fn(|request: Precious| async move {
+            tokio::time::sleep(30 * SECOND).await;
+            Err::<(), _>(Unsent::returned(request, Own(io::Error::other("no stream left"))))
+        })
+    };
+    let balance = over(just(set(1..=2))).drain_timeout(5 * SECOND).make(make).unwrap();
+    balance.ready().await.unwrap();
+    let mut call = Box::pin(balance.clone().oneshot(Precious(1)));
+    assert!(call.as_mut().now_or_never().is_none());
+    drop(balance);
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(tasks(), 1, "the request may come back");
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(tasks(), 0);
+    let error = call.await.unwrap_err();
+    assert!(error.is_closed() && error.is_unprocessed(), "{error:?}");
+    assert!(error.endpoint().is_some() && error.source().unwrap().downcast_ref::<Own>().is_some());
+}
+
 /// Rule 3: what may have been processed is sent once, and names its endpoint and its cause.
 #[tokio::test(start_paused = true)]
 async fn what_is_ambiguous_or_lost_is_not_picked_again() {

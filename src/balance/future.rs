@@ -30,7 +30,6 @@ pin_project! {
     where
         S: Service<Req>,
     {
-        shared: Arc<Shared<S, K>>,
         complete: C,
         key: Option<u64>,
         // Only there once the call left the straight way.
@@ -99,15 +98,13 @@ where
         let key = key(&snapshot.key, &request);
         let attempt_timeout = snapshot.limits.attempt_timeout;
         let request = Work::New(request);
-        let stage = match snapshot.choose(&shared.fleet, key, &[], moment) {
+        let (stage, detour) = match snapshot.choose(&shared.fleet, key, &[], moment) {
             Choice::Take(lease, service) => {
-                Stage::Picked { lease, service: service.clone(), request }
+                (Stage::Picked { lease, service: service.clone(), request }, None)
             }
-            _ => Stage::Looking { request },
+            _ => (Stage::Looking { request }, Some(Detour::new(Arc::clone(shared)))),
         };
-        drop(snapshot);
-        let shared = Arc::clone(shared);
-        Self { shared, complete, key, detour: None, attempt_timeout, timeout: None, stage }
+        Self { complete, key, detour, attempt_timeout, timeout: None, stage }
     }
 }
 
@@ -127,9 +124,10 @@ where
 
 impl<S, Req, K, C> Future for ResponseFuture<S, Req, K, C>
 where
-    S: Service<Req> + Clone + 'static,
+    S: Service<Req> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError> + 'static,
     Req: 'static,
+    K: Send + Sync + 'static,
     C: Complete<S::Response>,
 {
     type Output = Result<C::Response, Error>;
@@ -155,13 +153,22 @@ where
                             Err(error) => {
                                 match judge::<S, Req, C>(this.complete, &mut lease, error) {
                                     Judged::Returned { request, cause } => {
-                                        let detour = Detour::of(this.detour);
-                                        detour.leave(lease, Some(cause));
-                                        Stage::Looking { request: Work::New(request) }
+                                        match Detour::of(this.detour, &lease) {
+                                            Ok(detour) => {
+                                                detour.leave(lease, Some(cause));
+                                                Stage::Looking { request: Work::New(request) }
+                                            }
+                                            Err(closed) => ended(lease, Some(cause), closed),
+                                        }
                                     }
                                     Judged::Begun { resume, how, cause } => {
-                                        Detour::of(this.detour).leave_begun(lease, how, cause);
-                                        Stage::Looking { request: Work::Begun(resume) }
+                                        match Detour::of(this.detour, &lease) {
+                                            Ok(detour) => {
+                                                detour.leave_begun(lease, how, cause);
+                                                Stage::Looking { request: Work::Begun(resume) }
+                                            }
+                                            Err(closed) => ended(lease, Some(cause), closed),
+                                        }
                                     }
                                     Judged::Failed(error) => Stage::Failed { error },
                                 }
@@ -190,7 +197,7 @@ where
                                 detour.unpark();
                             }
                             if let Some(timeout) = *this.attempt_timeout {
-                                let fleet = &this.shared.fleet;
+                                let fleet = lease.node().fleet();
                                 let until = after(fleet.now(), timeout);
                                 this.timeout.set(Some(fleet.sleep_until(until)));
                             }
@@ -203,13 +210,21 @@ where
                         Poll::Ready(Err(error)) => {
                             let cause = SharedError::new(error);
                             lease.node().fail_link(cause.clone());
-                            Detour::of(this.detour).leave(lease, Some(cause.into()));
-                            Stage::Looking { request }
+                            match Detour::of(this.detour, &lease) {
+                                Ok(detour) => {
+                                    detour.leave(lease, Some(cause.into()));
+                                    Stage::Looking { request }
+                                }
+                                Err(closed) => ended(lease, Some(cause.into()), closed),
+                            }
                         }
-                        Poll::Pending => {
-                            Detour::of(this.detour).park(lease, service);
-                            Stage::Looking { request }
-                        }
+                        Poll::Pending => match Detour::of(this.detour, &lease) {
+                            Ok(detour) => {
+                                detour.park(lease, service);
+                                Stage::Looking { request }
+                            }
+                            Err(closed) => ended(lease, None, closed),
+                        },
                     }
                 }
                 StageProjection::Looking { .. } => {
@@ -218,14 +233,14 @@ where
                     else {
                         unreachable!("the stage was just seen")
                     };
-                    match Detour::of(this.detour).look(this.shared, *this.key) {
+                    match begun(this.detour).look(*this.key) {
                         Ok(Some((lease, service))) => Stage::Picked { lease, service, request },
                         Ok(None) => Stage::Waiting { request },
                         Err(error) => Stage::Failed { error },
                     }
                 }
                 StageProjection::Waiting { .. } => {
-                    let detour = Detour::of(this.detour);
+                    let detour = begun(this.detour);
                     // The first that was not ready keeps its place in its own queue.
                     let parked = detour.poll_parked(cx, |service, cx| service.poll_ready(cx));
                     let found = match parked {
@@ -233,8 +248,7 @@ where
                         Poll::Pending => match detour.poll_heard(cx) {
                             Poll::Ready(Heard::News) => None,
                             Poll::Ready(Heard::TooLate) => {
-                                this.stage
-                                    .set(Stage::Failed { error: detour.too_late(this.shared) });
+                                this.stage.set(Stage::Failed { error: detour.too_late() });
                                 continue;
                             }
                             Poll::Pending => return Poll::Pending,
@@ -268,6 +282,19 @@ where
             this.stage.set(next);
         }
     }
+}
+
+/// Of a call that looks for a place.
+fn begun<S, K>(detour: &mut Option<Box<Detour<S, K>>>) -> &mut Detour<S, K> {
+    detour.as_mut().expect("a call leaves the straight way before it looks")
+}
+
+/// There is no pool any more in which to pick again.
+#[cold]
+fn ended<S, W, F>(lease: Lease, cause: Option<BoxError>, closed: Error) -> Stage<S, W, F> {
+    let error = closed.with_last(Some(lease.endpoint()), cause);
+    lease.cancel();
+    Stage::Failed { error }
 }
 
 enum Judged<S, Req, F> {

@@ -72,7 +72,7 @@ impl<K: Clone + Send + Sync + 'static> Checked<K> {
     {
         let seeds = self.seed.map_or(Seeds::Thread, Seeds::fixed);
         let (fleet, attended) = Fleet::on(Some(self.runtime.clone()), self.clock, seeds);
-        let (shared, ends) = Shared::new(self.key, self.limits, fleet, source.target());
+        let (shared, ends) = Shared::begin(self.key, self.limits, fleet, source.target());
         let (refresh, requests) = refresh::channel();
         let on_empty = self.on_empty.unwrap_or_else(|| source.on_empty());
         let known = self.here.unwrap_or_default().or(&Locality::from_env());

@@ -19,7 +19,7 @@ use crate::{
     policy::{NoKey, RequestKey},
     pool::{
         Settings, Status,
-        shared::{Control, Shared},
+        shared::{Control, Held},
     },
 };
 
@@ -50,7 +50,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct Balance<S, K = NoKey, C = AtBodyEnd> {
-    shared: Arc<Shared<S, K>>,
+    shared: Arc<Held<S, K>>,
     complete: C,
 }
 
@@ -68,7 +68,7 @@ pub struct Handle<K = NoKey> {
 // === impl Balance ===
 
 impl<S, K, C> Balance<S, K, C> {
-    pub(super) fn new(shared: Arc<Shared<S, K>>, complete: C) -> Self {
+    pub(super) fn new(shared: Arc<Held<S, K>>, complete: C) -> Self {
         Self { shared, complete }
     }
 
@@ -85,7 +85,7 @@ where
 {
     /// A handle on this balancer.
     pub fn handle(&self) -> Handle<K> {
-        let shared: Arc<Shared<S, K>> = Arc::clone(&self.shared);
+        let shared: Arc<Held<S, K>> = Arc::clone(&self.shared);
         Handle { control: shared }
     }
 
@@ -113,7 +113,7 @@ where
 
 impl<S, K, C, Req> Service<Req> for Balance<S, K, C>
 where
-    S: Service<Req> + Clone + 'static,
+    S: Service<Req> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError> + 'static,
     Req: 'static,
     K: RequestKey<Req>,

@@ -20,6 +20,7 @@ use crate::{
 
 /// Kept off the straight way of a call, which never allocates it.
 pub(super) struct Detour<S, K> {
+    shared: Arc<Shared<S, K>>,
     tried: Vec<NodeId>,
     /// The last endpoint that was tried, and what came of it.
     last: Option<(Endpoint, BoxError)>,
@@ -51,19 +52,37 @@ pub(super) enum Heard {
     TooLate,
 }
 
-impl<S: Clone, K> Detour<S, K> {
-    pub(super) fn of(detour: &mut Option<Box<Self>>) -> &mut Self {
-        detour.get_or_insert_with(|| {
-            Box::new(Self {
-                tried: Vec::new(),
-                last: None,
-                parked: None,
-                second_chance: None,
-                ambiguous: false,
-                waiting: None,
-                deadline: None,
-            })
+impl<S, K> Detour<S, K> {
+    pub(super) fn new(shared: Arc<Shared<S, K>>) -> Box<Self> {
+        Box::new(Self {
+            shared,
+            tried: Vec::new(),
+            last: None,
+            parked: None,
+            second_chance: None,
+            ambiguous: false,
+            waiting: None,
+            deadline: None,
         })
+    }
+
+    /// That of a call, which begins with `lease` if it has not.
+    ///
+    /// # Errors
+    /// The pool is closed.
+    pub(super) fn of<'a>(
+        detour: &'a mut Option<Box<Self>>,
+        lease: &Lease,
+    ) -> Result<&'a mut Self, Error>
+    where
+        S: Send + Sync + 'static,
+        K: Send + Sync + 'static,
+    {
+        let begun = match detour.take() {
+            Some(begun) => begun,
+            None => Self::new(Shared::of(lease)?),
+        };
+        Ok(detour.insert(begun))
     }
 
     /// The request never went out on `lease`: another node, then.
@@ -101,11 +120,11 @@ impl<S: Clone, K> Detour<S, K> {
 
     /// Looks for a place. `None` if it is worth waiting for one: then news will be heard from before
     /// the look, so that none is missed.
-    pub(super) fn look(
-        &mut self,
-        shared: &Arc<Shared<S, K>>,
-        key: Option<u64>,
-    ) -> Result<Option<(Lease, S)>, Error> {
+    pub(super) fn look(&mut self, key: Option<u64>) -> Result<Option<(Lease, S)>, Error>
+    where
+        S: Clone,
+    {
+        let shared = Arc::clone(&self.shared);
         let listener = shared.listen();
         if shared.is_closed() {
             return Err(self.explain(shared.closed_error()));
@@ -199,7 +218,8 @@ impl<S: Clone, K> Detour<S, K> {
     }
 
     /// The error of a call that waited for as long as it may.
-    pub(super) fn too_late(&mut self, shared: &Shared<S, K>) -> Error {
+    pub(super) fn too_late(&mut self) -> Error {
+        let shared = &self.shared;
         let error = if shared.is_closed() {
             shared.closed_error()
         } else {

@@ -75,7 +75,7 @@ impl<S> Sent<S> {
 
 impl<S, B, K, C, Body> Service<Request<B>> for Sent<Balance<S, K, C>>
 where
-    S: Service<Request<B>> + Clone + 'static,
+    S: Service<Request<B>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError> + 'static,
     B: 'static,
     K: RequestKey<Request<B>>,
@@ -106,9 +106,10 @@ impl<S: fmt::Debug> fmt::Debug for Sent<S> {
 
 impl<S, B, K, C, Body> Future for SentFuture<S, B, K, C>
 where
-    S: Service<Request<B>> + Clone + 'static,
+    S: Service<Request<B>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError> + 'static,
     B: 'static,
+    K: Send + Sync + 'static,
     C: Complete<S::Response, Response = Response<Body>>,
 {
     type Output = Result<Response<Body>, Error>;

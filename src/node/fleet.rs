@@ -1,6 +1,10 @@
 //! What the nodes of one pool share: the time base, the average latency, and the way to the driver.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock, Weak},
+    time::Instant,
+};
 
 use tokio::sync::mpsc;
 
@@ -38,6 +42,14 @@ pub(crate) struct Fleet {
     /// Woken when a node comes up, goes down, or the snapshot changes.
     pub(crate) signal: Arc<Signal>,
     attention: mpsc::UnboundedSender<Arc<Node>>,
+    home: OnceLock<Home>,
+}
+
+/// The pool that a fleet belongs to, for calls that hold no more of it than a lease.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) pool: Weak<dyn Any + Send + Sync>,
+    pub(crate) target: Arc<str>,
 }
 
 /// The average latency of the pool's latest answers, in nanoseconds: what memories fade to.
@@ -97,6 +109,7 @@ impl Fleet {
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
             attention,
+            home: OnceLock::new(),
         };
         (Arc::new(fleet), attended)
     }
@@ -165,6 +178,15 @@ impl Fleet {
 
     pub(crate) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Says where the fleet belongs; the first word stands.
+    pub(crate) fn belongs_to(&self, home: Home) {
+        let _ = self.home.set(home);
+    }
+
+    pub(crate) fn home(&self) -> Option<&Home> {
+        self.home.get()
     }
 
     /// Asks the driver to look at `node`. Without a driver there is nobody to ask.

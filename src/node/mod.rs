@@ -39,7 +39,7 @@ pub use self::{
 pub(crate) use self::{
     clock::{Sleep, after},
     crowd::{Counted, Crowd},
-    fleet::{Fleet, Moment},
+    fleet::{Fleet, Home, Moment},
     rng::{Seeds, mix},
     signal::{Listener, Signal},
     stats::Scan,
@@ -240,6 +240,15 @@ impl Node {
     #[inline]
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether no request is in flight, and whatever the last that left did before is seen.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.stats.is_idle_for_good()
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// The last request in flight left.

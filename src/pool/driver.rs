@@ -1,7 +1,7 @@
 //! The one task of a balancer: applies what discovery says, publishes snapshots, dials, drains.
 //!
-//! It needs no traffic to make progress, holds the shared state weakly, and ends when the last
-//! handle and the last call are gone. If it dies, whoever waits is told.
+//! It needs no traffic to make progress, and ends when the last handle and the last call are gone.
+//! If it dies, whoever waits is told.
 
 use std::{
     future::{Future, poll_fn},
@@ -19,11 +19,12 @@ use super::{
     dials::{Dials, Rested},
     diff::{Roster, can_be_dialled},
     failback::Gates,
+    leaving::Leaving,
     locality::{Place, Standpoint},
     make::MakeEndpoint,
     observer::{Discovered, Observer, Telling},
     settings::Limits,
-    shared::{Command, DriverEnds, Shared, model_of},
+    shared::{Command, DriverEnds, Held, Shared, model_of},
     snapshot::{Snapshot, left_out},
     status::DiscoveryView,
     upkeep::Upkeep,
@@ -46,8 +47,8 @@ pub(crate) type Updates = Pin<Box<dyn Stream<Item = Update> + Send>>;
 /// The state of the task.
 pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     /// First, so that it goes first: before the services, and also if the task never ran.
-    _farewell: Farewell<M::Service, K>,
-    shared: Weak<Shared<M::Service, K>>,
+    farewell: Farewell<M::Service, K>,
+    shared: Arc<Shared<M::Service, K>>,
     fleet: Arc<Fleet>,
     make: M,
     /// Away only while a build has it.
@@ -74,10 +75,15 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     outdated: bool,
     /// Nodes whose service was made anew: their backoff ends when requests see the new one.
     remade: Vec<Arc<Node>>,
+    /// Once no handle is left.
+    leaving: Option<Leaving>,
 }
 
 /// Says so when the driver is gone, however it went.
-struct Farewell<S, K: Clone>(Weak<Shared<S, K>>);
+struct Farewell<S, K: Clone> {
+    shared: Weak<Shared<S, K>>,
+    is_expected: bool,
+}
 
 // === impl Driver ===
 
@@ -87,7 +93,7 @@ where
     K: Clone + Send + Sync + 'static,
 {
     pub(crate) fn new(
-        shared: &Arc<Shared<M::Service, K>>,
+        held: &Held<M::Service, K>,
         make: M,
         policy: Box<dyn Policy>,
         on_empty: OnEmpty,
@@ -95,11 +101,12 @@ where
         place: Place,
         observer: Option<Box<dyn Observer>>,
     ) -> Self {
+        let shared: &Arc<Shared<_, _>> = held;
         let snapshot = shared.snapshot.load();
         shared.fleet.reports.set(policy.weigh_reports());
         Self {
-            _farewell: Farewell(Arc::downgrade(shared)),
-            shared: Arc::downgrade(shared),
+            farewell: Farewell { shared: Arc::downgrade(shared), is_expected: false },
+            shared: Arc::clone(shared),
             fleet: Arc::clone(&shared.fleet),
             make,
             policy: Some(policy),
@@ -120,10 +127,11 @@ where
             rebuild_at: None,
             outdated: false,
             remade: Vec::new(),
+            leaving: None,
         }
     }
 
-    /// Runs until nobody holds the balancer any longer.
+    /// Runs until nobody needs the balancer any longer.
     pub(crate) async fn run(
         mut self,
         updates: impl FnOnce() -> Updates,
@@ -135,7 +143,7 @@ where
             let due = self.next_due();
             tokio::select! {
                 biased;
-                _ = &mut ends.gone => return,
+                _ = &mut ends.gone, if self.leaving.is_none() => self.leave(),
                 Some(command) = ends.commands.recv() => self.command(command),
                 update = next(&mut updates) => match update {
                     Some(update) => {
@@ -153,6 +161,9 @@ where
                 self.attend(&node);
             }
             self.on_time();
+            if self.has_left() {
+                return;
+            }
             if self.outdated && self.publish().await.is_none() {
                 return;
             }
@@ -164,10 +175,24 @@ where
 
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.next_due().map(|nanos| self.fleet.instant(nanos));
-        [dials, self.clear_at, self.rebuild_at, self.roster.next_overdue()]
+        let leaving = self.leaving.as_ref().map(Leaving::next_look);
+        [dials, self.clear_at, self.rebuild_at, self.roster.next_overdue(), leaving]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    // --- the end ---
+
+    fn leave(&mut self) {
+        self.farewell.is_expected = true;
+        self.leaving = Some(Leaving::begin(self.fleet.now(), self.limits.drain_timeout));
+    }
+
+    fn has_left(&mut self) -> bool {
+        let Some(leaving) = &mut self.leaving else { return false };
+        let listed = self.roster.listed().iter().map(|member| &member.node);
+        leaving.is_over(self.fleet.now(), listed.chain(self.roster.draining()), &self.shared)
     }
 
     // --- discovery ---
@@ -216,9 +241,7 @@ where
         }
         self.view.error = error;
         self.outdated |= self.place.has_moved();
-        if let Some(shared) = self.shared.upgrade() {
-            shared.discovery.store(Arc::new(self.view.clone()));
-        }
+        self.shared.discovery.store(Arc::new(self.view.clone()));
     }
 
     fn hear_set(&mut self, endpoints: Endpoints, now: Instant) -> Option<DiscoverError> {
@@ -314,8 +337,7 @@ where
         if rested.is_empty() {
             return;
         }
-        let Some(shared) = self.shared.upgrade() else { return };
-        let snapshot = shared.snapshot.load();
+        let snapshot = self.shared.snapshot.load();
         let always = self.scope() == Scope::Listed;
         // A policy that keeps one node connected says itself which.
         let skips = self.preconnect() == Preconnect::Many;
@@ -353,8 +375,7 @@ where
         if self.preconnect() != Preconnect::Next || self.limits.keep_connected == 0 {
             return;
         }
-        let Some(shared) = self.shared.upgrade() else { return };
-        let snapshot = shared.snapshot.load();
+        let snapshot = self.shared.snapshot.load();
         if let Some(node) = snapshot.next(&self.fleet).filter(|node| node.link.is_idle()) {
             self.dials.want(Arc::clone(node));
         }
@@ -381,7 +402,7 @@ where
     }
 
     /// Publishes a snapshot of the roster, then wakes who waits for it, and only then retires what
-    /// it no longer lists. `None` if the balancer or the runtime is gone.
+    /// it no longer lists. `None` if the runtime is gone.
     async fn publish(&mut self) -> Option<()> {
         self.outdated = false;
         let policy = self.policy.take()?;
@@ -408,7 +429,7 @@ where
         };
         self.fleet.expect_timed(model != LatencyModel::None);
         let snapshot = Arc::new(snapshot);
-        self.shared.upgrade()?.snapshot.store(Arc::clone(&snapshot));
+        self.shared.snapshot.store(Arc::clone(&snapshot));
         self.remade.drain(..).for_each(|node| node.end_backoff());
         self.fleet.signal.raise();
         self.roster.settle(after(self.fleet.now(), self.limits.drain_timeout));
@@ -428,11 +449,9 @@ where
     }
 
     fn show_draining(&self) {
-        if let Some(shared) = self.shared.upgrade() {
-            let draining: Vec<_> = self.roster.draining().cloned().collect();
-            if !(draining.is_empty() && shared.draining.load().is_empty()) {
-                shared.draining.store(Arc::new(draining));
-            }
+        let draining: Vec<_> = self.roster.draining().cloned().collect();
+        if !(draining.is_empty() && self.shared.draining.load().is_empty()) {
+            self.shared.draining.store(Arc::new(draining));
         }
     }
 }
@@ -475,8 +494,10 @@ fn sleep_until(fleet: &Fleet, due: Option<Instant>) -> impl Future<Output = ()> 
 
 impl<S, K: Clone> Drop for Farewell<S, K> {
     fn drop(&mut self) {
-        let Some(shared) = self.0.upgrade() else { return };
-        tracing::warn!(target = %shared.target, "the balancer's task is gone, calls fail from here on");
+        let Some(shared) = self.shared.upgrade() else { return };
+        if !self.is_expected {
+            tracing::warn!(target = %shared.target, "the balancer's task is gone, calls fail from here on");
+        }
         shared.close();
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod dials;
 pub(crate) mod diff;
 pub(crate) mod driver;
 pub(crate) mod failback;
+mod leaving;
 pub(crate) mod locality;
 mod make;
 pub(crate) mod observer;

@@ -1,10 +1,15 @@
-//! What the handles of a balancer, the calls in flight and its driver have in common.
+//! What the handles of a balancer, the calls that pick again and its driver have in common.
+//!
+//! A call on the straight way holds nothing of it but the lease of its node: to count all calls in
+//! one place would have all threads wait for one another. One that has to pick again comes home by
+//! way of its lease ([`Shared::of`]).
 
 use std::{
     collections::HashSet,
     fmt,
+    ops::Deref,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -19,13 +24,11 @@ use super::{
 };
 use crate::{
     error::{BuildError, Error},
-    node::{Fleet, LatencyModel, LinkState, Listener, Node, NodeId},
+    node::{Fleet, Home, LatencyModel, Lease, LinkState, Listener, Node, NodeId},
     policy::Policy,
 };
 
-/// Held by every handle and every call that may have to pick again; the driver holds it weakly, and
-/// ends when it goes. Not on the cache line of its reference count, which each call changes.
-#[repr(align(64))]
+/// Held by the driver, and by every call that picks again.
 pub(crate) struct Shared<S, K> {
     pub(crate) snapshot: ArcSwap<Snapshot<S, K>>,
     pub(crate) discovery: ArcSwap<DiscoveryView>,
@@ -35,7 +38,14 @@ pub(crate) struct Shared<S, K> {
     waiting: AtomicUsize,
     closed: AtomicBool,
     commands: mpsc::UnboundedSender<Command<K>>,
-    /// Never sent on: tells the driver, by its drop, that nobody is left.
+}
+
+/// What the handles hold together: tells the driver, by its drop, that none is left. Not on the cache
+/// line of its reference count, which changes with every clone.
+#[repr(align(64))]
+pub(crate) struct Held<S, K> {
+    shared: Arc<Shared<S, K>>,
+    /// Never sent on.
     _alive: oneshot::Sender<std::convert::Infallible>,
 }
 
@@ -57,12 +67,16 @@ pub(crate) struct WaitingPlace<S, K>(Arc<Shared<S, K>>);
 // === impl Shared ===
 
 impl<S, K> Shared<S, K> {
-    pub(crate) fn new(
+    pub(crate) fn begin(
         key: K,
         limits: Limits,
         fleet: Arc<Fleet>,
         target: Arc<str>,
-    ) -> (Arc<Self>, DriverEnds<K>) {
+    ) -> (Arc<Held<S, K>>, DriverEnds<K>)
+    where
+        S: Send + Sync + 'static,
+        K: Send + Sync + 'static,
+    {
         let (commands, commanded) = mpsc::unbounded_channel();
         let (alive, gone) = oneshot::channel();
         let shared = Self {
@@ -74,9 +88,28 @@ impl<S, K> Shared<S, K> {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             commands,
-            _alive: alive,
         };
-        (Arc::new(shared), DriverEnds { commands: commanded, gone })
+        let shared = Arc::new(shared);
+        let pool: Weak<Self> = Arc::downgrade(&shared);
+        shared.fleet.belongs_to(Home { pool, target: Arc::clone(&shared.target) });
+        (Arc::new(Held { shared, _alive: alive }), DriverEnds { commands: commanded, gone })
+    }
+
+    /// The pool that `lease` is of.
+    ///
+    /// # Errors
+    /// It is closed: the error that says so.
+    pub(crate) fn of(lease: &Lease) -> Result<Arc<Self>, Error>
+    where
+        S: Send + Sync + 'static,
+        K: Send + Sync + 'static,
+    {
+        let home = lease.node().fleet().home();
+        let pool = home.and_then(|home| home.pool.upgrade());
+        pool.and_then(|pool| pool.downcast().ok()).ok_or_else(|| {
+            let target = home.map_or_else(Arc::default, |home| Arc::clone(&home.target));
+            Error::closed(target)
+        })
     }
 
     #[inline]
@@ -134,6 +167,15 @@ impl<S, K> fmt::Debug for Shared<S, K> {
     }
 }
 
+impl<S, K> Deref for Held<S, K> {
+    type Target = Arc<Shared<S, K>>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.shared
+    }
+}
+
 impl<S, K> Drop for WaitingPlace<S, K> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -149,7 +191,7 @@ pub(crate) trait Control<K>: Send + Sync {
     fn readiness(&self) -> Option<Result<(), Error>>;
 }
 
-impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
+impl<S: Send + Sync, K: Send + Sync> Control<K> for Held<S, K> {
     fn status(&self) -> Status {
         let now = self.fleet.now();
         let snapshot = self.snapshot.load();
@@ -191,7 +233,7 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Shared<S, K> {
     }
 
     fn listen(&self) -> Listener {
-        Shared::listen(self)
+        self.shared.listen()
     }
 
     fn readiness(&self) -> Option<Result<(), Error>> {
