@@ -133,6 +133,11 @@ impl DnsServer {
         self.reply(name, RecordType::SRV, Reply::records(records.iter().map(record)));
     }
 
+    /// Whether so many questions came since [`asked`](Self::asked) was called last.
+    pub(crate) fn is_asked(&self, times: usize) -> bool {
+        self.zone().asked.len() >= times
+    }
+
     /// The questions since this was called last.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.zone().asked)

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod answers;
+mod broken;
 #[path = "../http_balance/server.rs"]
 #[allow(dead_code, reason = "it can do more than is wanted here")]
 mod http_server;
@@ -12,6 +13,7 @@ mod knot;
 mod nameservers;
 #[path = "../../examples/dns/server.rs"]
 mod server;
+mod sharing;
 mod traffic;
 
 use std::{
@@ -59,13 +61,13 @@ fn over_nameserver(dns: Dns, nameserver: SocketAddr) -> Dns {
 struct Watched {
     updates: Pin<Box<dyn Stream<Item = Update> + Send>>,
     /// Kept, as a pool would.
-    _refresh: RefreshHandle,
+    refresh: RefreshHandle,
 }
 
 impl Watched {
     fn new(source: impl Discover) -> Self {
         let (refresh, requests) = refresh::channel();
-        Self { updates: Box::pin(source.watch(requests)), _refresh: refresh }
+        Self { updates: Box::pin(source.watch(requests)), refresh }
     }
 
     async fn next(&mut self) -> Update {

@@ -17,6 +17,7 @@ pub(in crate::discovery) use self::target::from_uri;
 pub use self::{answer::Families, resolver::Resolver};
 use self::{
     look::{Looker, Question},
+    session::Session,
     target::HostPort,
 };
 use super::{
@@ -31,10 +32,12 @@ use crate::{
 };
 
 mod answer;
+mod flight;
 mod look;
 mod resolver;
 mod search;
 mod servers;
+mod session;
 mod sites;
 mod system;
 mod target;
@@ -236,7 +239,7 @@ impl Discover for Dns {
                 Box::pin(Once(Some(Update::Set([endpoint].into())))) as Updates
             }
             Asked::Name(question) => {
-                let session = self.resolver.session();
+                let session = Session::new(self.resolver, self.min_refresh);
                 let looker =
                     Looker::new(session, question, self.families, self.server_name, self.clock);
                 Box::pin(resume(looker, pace, refresh))

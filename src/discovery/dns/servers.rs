@@ -10,7 +10,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,10 @@ use hickory_resolver::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::answer::Absent;
+use super::{
+    answer::Absent,
+    flight::{Flights, Landed},
+};
 use crate::{
     discovery::sleep::sleep_until,
     node::{Clock, after},
@@ -52,8 +55,12 @@ pub(super) struct Servers {
     attempts: usize,
     preferred: Mutex<Option<(usize, Instant)>>,
     permits: Semaphore,
+    flights: Flights<(Name, RecordType), Told>,
     clock: Clock,
 }
+
+/// What came of a question.
+pub(super) type Told = Result<Lookup, NetError>;
 
 struct Server {
     address: SocketAddr,
@@ -62,7 +69,7 @@ struct Server {
 
 /// The questions of one round, one a server.
 struct Asked {
-    open: JoinSet<(usize, Result<Lookup, NetError>)>,
+    open: JoinSet<(usize, Told)>,
     /// Ranks that have not answered.
     silent: Vec<usize>,
     error: Option<NetError>,
@@ -85,12 +92,26 @@ impl Servers {
             attempts: options.attempts.clamp(1, 5),
             preferred: Mutex::new(None),
             permits: Semaphore::new(AT_ONCE),
+            flights: Flights::new(clock.clone()),
             clock,
         })
     }
 
-    /// What the first of them says that can say anything.
-    pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
+    /// What the first of them says that can say anything; or, to somebody else, said after `since`.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        name: &Name,
+        kind: RecordType,
+        since: Option<Instant>,
+    ) -> Option<Landed<Told>> {
+        let question = || {
+            let (this, name) = (Arc::clone(self), name.clone());
+            async move { this.ask_them(&name, kind).await }
+        };
+        self.flights.ask((name.clone(), kind), since, question).await
+    }
+
+    async fn ask_them(&self, name: &Name, kind: RecordType) -> Told {
         // Never closed.
         let _permit = self.permits.acquire().await;
         let order = self.order();
@@ -108,12 +129,7 @@ impl Servers {
         Err(error)
     }
 
-    async fn round(
-        &self,
-        order: &[usize],
-        name: &Name,
-        kind: RecordType,
-    ) -> Result<Lookup, NetError> {
+    async fn round(&self, order: &[usize], name: &Name, kind: RecordType) -> Told {
         let mut asked = Asked::default();
         let mut waiting = order.iter().enumerate();
         let mut next_at = Some(self.clock.now());
@@ -218,12 +234,7 @@ impl Asked {
     }
 
     /// The answer, if it settles the matter.
-    fn hear(
-        &mut self,
-        rank: usize,
-        answer: Result<Lookup, NetError>,
-        patience: Instant,
-    ) -> Option<Lookup> {
+    fn hear(&mut self, rank: usize, answer: Told, patience: Instant) -> Option<Lookup> {
         self.silent.retain(|other| *other != rank);
         match answer {
             Ok(lookup) => return Some(lookup),

@@ -19,7 +19,7 @@ pub(super) enum HostPort {
 const HOST: &str = "host's name or IP address";
 const DNS_PORT: u16 = 53;
 
-/// The source of a `dns://` or `srv://` target; `shared` is asked unless the target says whom to ask.
+/// The source of a `dns://` or `srv://` target; `shared` is asked unless the target says whom.
 ///
 /// | option | |
 /// |---|---|
@@ -31,7 +31,7 @@ const DNS_PORT: u16 = 53;
 pub(in crate::discovery) fn from_uri(
     scheme: &str,
     uri: &mut Uri<'_>,
-    shared: Option<Resolver>,
+    shared: Resolver,
 ) -> Result<Dns, TargetError> {
     let is_srv = scheme == "srv";
     let mut dns = if is_srv {
@@ -59,10 +59,7 @@ pub(in crate::discovery) fn from_uri(
             dns = dns.ignore_weights(uri.boolean(value)?);
         }
     }
-    Ok(match resolver(uri, is_srv)?.or(shared) {
-        Some(resolver) => dns.resolver(resolver),
-        None => dns,
-    })
+    Ok(dns.resolver(resolver(uri, is_srv)?.unwrap_or(shared)))
 }
 
 /// [`Dns::host`], as a target says it.
@@ -328,7 +325,7 @@ mod tests {
         ] {
             let mut uri = Uri::parse(text).unwrap();
             let scheme = text.split(':').next().unwrap();
-            let dns = from_uri(scheme, &mut uri, None).unwrap();
+            let dns = from_uri(scheme, &mut uri, Resolver::default()).unwrap();
             assert_eq!(dns.server_name.as_deref(), name, "{text}");
         }
     }

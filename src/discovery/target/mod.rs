@@ -89,7 +89,7 @@ pub struct Target {
 pub struct Targets {
     own: BTreeMap<String, OwnScheme>,
     #[cfg(feature = "dns")]
-    resolver: Option<Resolver>,
+    resolver: Resolver,
 }
 
 type OwnScheme = Arc<dyn Fn(&str) -> Result<Arc<dyn AnySource>, BoxError> + Send + Sync>;
@@ -199,13 +199,17 @@ impl Targets {
         self
     }
 
-    /// Looks up the names of `dns://` and `srv://` targets through `resolver`, which they share,
-    /// unless a target names its own.
+    /// Looks up the names of `dns://` and `srv://` targets through `resolver`, unless a target names
+    /// its own (`nameserver=`, `resolver=`). By default it is one [`Resolver::system`].
+    ///
+    /// The targets of one `Targets` and of its clones share it: two of them that want the same name
+    /// ask for it together. What [`Balance::to`](crate::Balance::to) or [`Target::parse`] makes of a
+    /// text has a resolver of its own, for there is nothing that a whole process shares unasked.
     ///
     /// ```
     /// use evenkeel::{Balance, discovery::{Resolver, Targets}};
     ///
-    /// let targets = Targets::new().resolver(Resolver::system());
+    /// let targets = Targets::new().resolver(Resolver::nameservers([([10, 96, 0, 10], 53).into()]));
     /// let users = Balance::builder(targets.parse("dns://users.shop.svc.cluster.local:8080")?);
     /// let carts = Balance::builder(targets.parse("srv://_grpc._tcp.carts.shop.svc.cluster.local")?);
     /// # let _ = (users, carts);
@@ -213,7 +217,7 @@ impl Targets {
     /// ```
     #[cfg(feature = "dns")]
     pub fn resolver(mut self, resolver: Resolver) -> Self {
-        self.resolver = Some(resolver);
+        self.resolver = resolver;
         self
     }
 

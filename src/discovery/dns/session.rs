@@ -1,0 +1,286 @@
+//! A resolver as one source sees it: from its questions to what the answers say.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::{
+    Hosts,
+    lookup::Lookup as Message,
+    net::{DnsError, NetError},
+    proto::{
+        op::{Query, ResponseCode},
+        rr::{Name, RData, Record, RecordType},
+    },
+};
+
+use super::{
+    answer::{Absent, Answer, Failure, Families, Family, Found, Lookup, Records, Service},
+    flight::{Flights, Landed},
+    resolver::Resolver,
+    search::Search,
+    servers::{Servers, Told, absent},
+};
+use crate::{error::DiscoverError, node::Clock};
+
+/// A resolver in the course of one look.
+#[derive(Clone)]
+pub(super) struct Session {
+    resolver: Resolver,
+    /// The least time between two looks.
+    floor: Duration,
+    clock: Clock,
+    /// Unknown until the look begins.
+    view: Option<View>,
+    /// What was asked for after this, if by somebody else, answers this look.
+    since: Option<Instant>,
+    /// When the newest of the answers that it has was asked for.
+    newest: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Whom a look asks.
+#[derive(Clone)]
+pub(super) enum View {
+    Servers { servers: Arc<Servers>, search: Search, hosts: Arc<Hosts> },
+    Getaddrinfo(Arc<Flights<Name, Answer<IpAddr>>>),
+}
+
+/// How long what comes without a TTL is good for: what CoreDNS would say for a Service.
+const WITHOUT_TTL: Duration = Duration::from_secs(5);
+/// How old an answer to somebody else may be at the most.
+const MOMENT: Duration = Duration::from_secs(1);
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(resolver: Resolver, floor: Duration) -> Self {
+        Self {
+            resolver,
+            floor,
+            clock: Clock::default(),
+            view: None,
+            since: None,
+            newest: Arc::default(),
+        }
+    }
+
+    /// The answer, and for how long it has been one.
+    fn take<T>(&self, landed: Landed<T>) -> (T, Duration) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = newest.max(Some(landed.asked));
+        (landed.answer, self.clock.now().saturating_duration_since(landed.at))
+    }
+}
+
+impl Lookup for Session {
+    async fn prepare(&mut self) -> Result<(), DiscoverError> {
+        self.view = Some(self.resolver.view().await?);
+        // A look that was given what it has already would see nothing new until the next.
+        let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        self.since = newest.max(self.clock.now().checked_sub(self.floor.min(MOMENT)));
+        Ok(())
+    }
+
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        match &self.view {
+            Some(View::Servers { search, hosts, .. }) => {
+                let mut as_it_is = name.clone();
+                as_it_is.set_fqdn(true);
+                let known = |kind| static_addresses(hosts, &as_it_is, kind).is_some();
+                if known(RecordType::A) || known(RecordType::AAAA) {
+                    return vec![as_it_is];
+                }
+                search.candidates(name)
+            }
+            _ => vec![name.clone()],
+        }
+    }
+
+    fn questions(&self, families: Families) -> Vec<Family> {
+        match (&self.view, families) {
+            (Some(View::Getaddrinfo(_)), _) => vec![Family::All],
+            (_, Families::Both) => vec![Family::V4, Family::V6],
+            (_, Families::V4) => vec![Family::V4],
+            (_, Families::V6) => vec![Family::V6],
+        }
+    }
+
+    fn addresses(
+        &self,
+        name: Name,
+        family: Family,
+    ) -> impl Future<Output = Answer<IpAddr>> + Send + 'static {
+        let session = self.clone();
+        async move {
+            match &session.view {
+                Some(View::Servers { servers, hosts, .. }) => {
+                    let kind = if family == Family::V6 { RecordType::AAAA } else { RecordType::A };
+                    let (message, age) = match static_addresses(hosts, &name, kind) {
+                        Some(message) => (Ok(message), Duration::ZERO),
+                        None if in_hosts(hosts, &name) => {
+                            return Ok(Found::Nothing(Absent::NoRecords));
+                        }
+                        None => {
+                            let landed = servers.ask(&name, kind, session.since).await;
+                            session.take(landed.ok_or_else(|| lost(&name))?)
+                        }
+                    };
+                    aged(answer(message, &name, kind, |record| record.data.ip_addr()), age)
+                }
+                Some(View::Getaddrinfo(flights)) => {
+                    let question = || getaddrinfo(name.clone());
+                    let landed = flights.ask(name.clone(), session.since, question).await;
+                    let (answer, age) = session.take(landed.ok_or_else(|| lost(&name))?);
+                    aged(answer, age)
+                }
+                None => Err(unprepared()),
+            }
+        }
+    }
+
+    fn services(&self, name: Name) -> impl Future<Output = Answer<Service>> + Send + 'static {
+        let session = self.clone();
+        async move {
+            match &session.view {
+                Some(View::Servers { servers, .. }) => {
+                    let landed = servers.ask(&name, RecordType::SRV, session.since).await;
+                    let (message, age) = session.take(landed.ok_or_else(|| lost(&name))?);
+                    aged(services(message, &name), age)
+                }
+                Some(View::Getaddrinfo(_)) => {
+                    let error = DiscoverError::new("getaddrinfo cannot look up SRV records");
+                    Err(Failure { error, answered: false })
+                }
+                None => Err(unprepared()),
+            }
+        }
+    }
+}
+
+/// A look begins with `prepare`.
+fn unprepared() -> Failure {
+    Failure { error: DiscoverError::new("no resolver is configured"), answered: false }
+}
+
+/// A question has an end, unless the runtime has one first.
+fn lost(name: &Name) -> Failure {
+    let error = DiscoverError::new(format!("`{name}`: the question was given up"));
+    Failure { error, answered: false }
+}
+
+fn static_addresses(hosts: &Hosts, name: &Name, kind: RecordType) -> Option<Message> {
+    hosts.lookup_static_host(&Query::query(name.clone(), kind))
+}
+
+fn in_hosts(hosts: &Hosts, name: &Name) -> bool {
+    [RecordType::A, RecordType::AAAA]
+        .into_iter()
+        .any(|kind| static_addresses(hosts, name, kind).is_some())
+}
+
+/// The records of `kind` in `message`, and for how long they are good.
+fn answer<T>(
+    message: Told,
+    name: &Name,
+    kind: RecordType,
+    take: impl FnMut(&Record) -> Option<T>,
+) -> Answer<T> {
+    let message = match message {
+        Ok(message) => message,
+        Err(error) => return nothing_or_failure(error, name, kind),
+    };
+    let of_kind = message.answers().iter().filter(|record| record.record_type() == kind);
+    let records: Vec<T> = of_kind.filter_map(take).collect();
+    if records.is_empty() {
+        return Ok(Found::Nothing(Absent::NoRecords));
+    }
+    let on_the_way = message
+        .answers()
+        .iter()
+        .filter(|record| record.record_type() == kind || record.record_type() == RecordType::CNAME);
+    // RFC 2181 5.2: the least of a set.
+    let ttl = on_the_way.map(ttl).min().unwrap_or_default();
+    Ok(Found::Records(Records { records, ttl }))
+}
+
+/// RFC 2181 8: one that is negative as a signed number is none.
+fn ttl(record: &Record) -> Duration {
+    Duration::from_secs(u64::from(i32::try_from(record.ttl).unwrap_or(0).unsigned_abs()))
+}
+
+/// The SRV records in `message`, with the addresses that came along.
+fn services(message: Told, name: &Name) -> Answer<Service> {
+    let mut along: HashMap<Name, Vec<(IpAddr, Duration)>> = HashMap::new();
+    for record in message.iter().flat_map(Message::additionals) {
+        if let Some(address) = record.data.ip_addr() {
+            along.entry(record.name.clone()).or_default().push((address, ttl(record)));
+        }
+    }
+    let mut least = Duration::MAX;
+    let service = |record: &Record| {
+        let RData::SRV(srv) = &record.data else { return None };
+        let of_target = along.get(&srv.target).map_or(&[][..], Vec::as_slice);
+        least = of_target.iter().fold(least, |least, (_, ttl)| least.min(*ttl));
+        Some(Service {
+            target: srv.target.clone(),
+            port: srv.port,
+            priority: srv.priority,
+            weight: srv.weight,
+            addresses: of_target.iter().map(|(address, _)| *address).collect(),
+        })
+    };
+    let mut answer = answer(message, name, RecordType::SRV, service);
+    if let Ok(Found::Records(found)) = &mut answer {
+        found.ttl = found.ttl.min(least);
+    }
+    answer
+}
+
+/// An answer as it is when it has been one for `age`.
+fn aged<T>(mut answer: Answer<T>, age: Duration) -> Answer<T> {
+    if let Ok(Found::Records(found)) = &mut answer {
+        found.ttl = found.ttl.saturating_sub(age);
+    }
+    answer
+}
+
+fn nothing_or_failure<T>(error: NetError, name: &Name, kind: RecordType) -> Answer<T> {
+    if let Some(absent) = absent(&error) {
+        return Ok(Found::Nothing(absent));
+    }
+    let code = match &error {
+        NetError::Dns(DnsError::ResponseCode(code)) => Some(*code),
+        NetError::Dns(DnsError::NoRecordsFound(nothing)) => Some(nothing.response_code),
+        _ => None,
+    };
+    let what = match code {
+        // Not told apart from an answer otherwise: names of other servers, and no records.
+        Some(ResponseCode::NoError) => "a referral instead of an answer".to_owned(),
+        Some(code) => format!("{code:?}").to_uppercase(),
+        None => error.to_string(),
+    };
+    // As in glibc a search goes on after a server's failure, and not after a silence.
+    let answered = code == Some(ResponseCode::ServFail);
+    let error = DiscoverError::caused(format!("`{name}` {kind}: {what}"), error);
+    Err(Failure { error, answered })
+}
+
+async fn getaddrinfo(name: Name) -> Answer<IpAddr> {
+    let failed = |error: io::Error| {
+        let error = DiscoverError::caused(format!("getaddrinfo of `{name}`: {error}"), error);
+        Failure { error, answered: false }
+    };
+    let found = tokio::net::lookup_host((name.to_ascii(), 0)).await.map_err(failed)?;
+    let mut records: Vec<_> = found.map(|address| address.ip()).collect();
+    records.sort_unstable();
+    records.dedup();
+    if records.is_empty() {
+        return Ok(Found::Nothing(Absent::NoRecords));
+    }
+    Ok(Found::Records(Records { records, ttl: WITHOUT_TTL }))
+}
