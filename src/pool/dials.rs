@@ -38,18 +38,27 @@ pub(crate) enum Rested {
     Unmanaged(Arc<Node>),
 }
 
-impl Dials {
-    /// Dials as many nodes of `tiers` as keep `keep_connected` of them connected: the preferred tiers
-    /// first, and the nodes of each in random order. Under a policy that walks past what has failed,
-    /// no request would ever want that: it is dialled, too.
-    pub(crate) fn plan_eager<'a>(
-        &mut self,
+/// What is to be dialled though no request wants it yet.
+#[derive(Debug, Default)]
+pub(crate) struct EagerPlan {
+    /// In the order of their dials.
+    nodes: VecDeque<Arc<Node>>,
+    failing: Vec<Arc<Node>>,
+}
+
+// === impl EagerPlan ===
+
+impl EagerPlan {
+    /// As many nodes of `tiers` as keep `keep_connected` of them connected: the preferred tiers first,
+    /// and the nodes of each in random order. Under a policy that walks past what has failed, no
+    /// request would ever want that: it is dialled, too.
+    pub(crate) fn of<'a>(
         fleet: &Fleet,
         tiers: impl Iterator<Item = &'a [Arc<Node>]>,
         keep_connected: usize,
         scope: Scope,
-    ) {
-        self.eager.clear();
+    ) -> Self {
+        let mut plan = Self::default();
         let mut room = keep_connected;
         let mut rng = fleet.seeds.rng();
         for nodes in tiers {
@@ -57,18 +66,29 @@ impl Dials {
             for node in nodes {
                 match node.link_state() {
                     LinkState::Idle if scope == Scope::Listed && node.link.is_failing() => {
-                        self.want(Arc::clone(node));
+                        plan.failing.push(Arc::clone(node));
                     }
-                    LinkState::Idle => idle.push(Arc::clone(node)),
+                    LinkState::Idle => idle.push(node),
                     LinkState::Failed { .. } => {}
                     _ => room = room.saturating_sub(1),
                 }
             }
             while room > 0 && !idle.is_empty() {
-                self.eager.push_back(idle.swap_remove(rng.below(idle.len())));
+                plan.nodes.push_back(Arc::clone(idle.swap_remove(rng.below(idle.len()))));
                 room -= 1;
             }
         }
+        plan
+    }
+}
+
+// === impl Dials ===
+
+impl Dials {
+    /// Dials what is planned, in the place of what was.
+    pub(crate) fn follow(&mut self, plan: EagerPlan) {
+        self.eager = plan.nodes;
+        plan.failing.into_iter().for_each(|node| self.want(node));
     }
 
     /// Takes note of what happened to a node: it is wanted, its dial ended, or its link failed.

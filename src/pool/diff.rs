@@ -1,8 +1,12 @@
 //! What a new set changes: by identity for connections, by value for the rest.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use super::make::MakeEndpoint;
+use super::{
+    apply::{Applying, Settling},
+    make::MakeEndpoint,
+    turns::Turn,
+};
 use crate::{
     discovery::Endpoints,
     endpoint::{Endpoint, Identity},
@@ -12,13 +16,13 @@ use crate::{
 /// The nodes that discovery lists, and those that it listed and that requests still hold.
 #[derive(Debug)]
 pub(crate) struct Roster<S> {
-    listed: Vec<Member<S>>,
-    index: HashMap<Identity, usize>,
+    pub(super) listed: Vec<Member<S>>,
+    pub(super) index: HashMap<Identity, usize>,
     /// No longer listed, but still in the snapshot that requests see.
-    leaving: HashMap<Identity, Member<S>>,
-    draining: HashMap<Identity, Draining<S>>,
+    pub(super) leaving: HashMap<Identity, Member<S>>,
+    pub(super) draining: HashMap<Identity, Draining<S>>,
     next_id: u64,
-    fleet: Arc<Fleet>,
+    pub(super) fleet: Arc<Fleet>,
 }
 
 /// A node with what talks to it.
@@ -28,13 +32,13 @@ pub(crate) struct Member<S> {
     pub(crate) service: S,
     /// What counts for its weight, where a subset has a part of it only.
     pub(crate) share: Option<u32>,
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
 }
 
 #[derive(Debug)]
-struct Draining<S> {
-    member: Member<S>,
-    until: Instant,
+pub(super) struct Draining<S> {
+    pub(super) member: Member<S>,
+    pub(super) until: Instant,
 }
 
 /// What a set changed.
@@ -65,49 +69,20 @@ impl<S> Roster<S> {
         &self.listed
     }
 
-    /// The set becomes `endpoints`. Nodes of endpoints that stay are kept, whatever of their value
-    /// changed; one that comes back while it drains is the same node again. Of duplicates the first
-    /// counts. Once requests no longer see those that leave, [`settle`](Self::settle) them.
+    /// The set becomes `endpoints`, in one go; a driver takes it in [portions](Applying). Nodes of
+    /// endpoints that stay are kept, whatever of their value changed; one that comes back while it
+    /// drains is the same node again. Of duplicates the first counts. Once requests no longer see
+    /// those that leave, [`settle`](Self::settle) them.
     pub(crate) fn apply<M>(&mut self, endpoints: Endpoints, make: &M) -> Diff
     where
         M: MakeEndpoint<Service = S>,
     {
-        let mut diff = Diff::default();
-        let mut before: Vec<_> = mem::take(&mut self.listed).into_iter().map(Some).collect();
-        let index_before = mem::take(&mut self.index);
-        let mut fresh = Vec::new();
-        for endpoint in endpoints {
-            if self.index.contains_key(endpoint.identity()) {
-                continue;
+        let mut applying = Applying::begin(Arc::new(endpoints), self);
+        loop {
+            if let Some(diff) = applying.go_on(self, make, &mut Turn::endless()) {
+                return diff;
             }
-            if !can_be_dialled(&endpoint) {
-                diff.invalid.push(endpoint);
-                continue;
-            }
-            let kept = index_before.get(endpoint.identity()).and_then(|&at| before[at].take());
-            let member = match kept {
-                Some(mut member) => {
-                    diff.changed += usize::from(member.take_value(&endpoint));
-                    member
-                }
-                None => {
-                    diff.added += 1;
-                    self.revive(&endpoint).unwrap_or_else(|| {
-                        fresh.push(self.listed.len());
-                        self.create(endpoint.clone(), make)
-                    })
-                }
-            };
-            self.index.insert(endpoint.identity().clone(), self.listed.len());
-            self.listed.push(member);
         }
-        self.introduce(&fresh);
-        for member in before.into_iter().flatten() {
-            diff.removed += 1;
-            tracing::debug!(endpoint = %member.endpoint, "endpoint removed");
-            self.leaving.insert(member.endpoint.identity().clone(), member);
-        }
-        diff
     }
 
     /// Sets the shares of the listed, in their order; true if one changed.
@@ -121,25 +96,8 @@ impl<S> Roster<S> {
         changed
     }
 
-    /// Each of the `fresh` members is taken for one of those that have answered, drawn at random,
-    /// until it answers itself: so it is as attractive as any, and many clients do not agree on it.
-    fn introduce(&self, fresh: &[usize]) {
-        if fresh.is_empty() {
-            return;
-        }
-        let nodes = self.listed.iter().map(|member| &member.node);
-        let known: Vec<_> = nodes.filter(|node| node.stats.has_latency()).collect();
-        if known.is_empty() {
-            return;
-        }
-        let mut rng = self.fleet.seeds.rng();
-        for &index in fresh {
-            self.listed[index].node.take_for(known[rng.below(known.len())]);
-        }
-    }
-
     /// The node of an endpoint that was listed before and is not gone yet, listed once more.
-    fn revive(&mut self, endpoint: &Endpoint) -> Option<Member<S>> {
+    pub(super) fn revive(&mut self, endpoint: &Endpoint) -> Option<Member<S>> {
         let identity = endpoint.identity();
         let leaving = self.leaving.remove(identity);
         let mut member = leaving.or_else(|| Some(self.draining.remove(identity)?.member))?;
@@ -151,19 +109,13 @@ impl<S> Roster<S> {
         Some(member)
     }
 
-    /// Retires the nodes that left, now that no snapshot lists them: those without a request go at
-    /// once, the others drain until `until`.
+    /// Retires all nodes that left; see [`Settling`].
     pub(crate) fn settle(&mut self, until: Instant) {
-        for (identity, member) in self.leaving.drain() {
-            if member.node.retire() {
-                member.node.close();
-            } else {
-                self.draining.insert(identity, Draining { member, until });
-            }
-        }
+        let mut settling = Settling::begin(self, until);
+        while !settling.go_on(self, &mut Turn::endless()) {}
     }
 
-    fn create<M>(&mut self, endpoint: Endpoint, make: &M) -> Member<S>
+    pub(super) fn create<M>(&mut self, endpoint: Endpoint, make: &M) -> Member<S>
     where
         M: MakeEndpoint<Service = S>,
     {
@@ -232,7 +184,7 @@ pub(crate) fn can_be_dialled(endpoint: &Endpoint) -> bool {
 
 impl<S> Member<S> {
     /// Takes the endpoint's value; true if it changed.
-    fn take_value(&mut self, endpoint: &Endpoint) -> bool {
+    pub(super) fn take_value(&mut self, endpoint: &Endpoint) -> bool {
         if self.endpoint == *endpoint {
             return false;
         }

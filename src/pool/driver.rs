@@ -15,7 +15,8 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use super::{
-    build::build,
+    apply::{Applying, Settling},
+    build::{Blueprint, Built, Draft},
     dials::{Dials, Rested},
     diff::{Roster, can_be_dialled},
     failback::Gates,
@@ -25,8 +26,10 @@ use super::{
     observer::{Discovered, Observer, Telling},
     settings::Limits,
     shared::{Command, DriverEnds, Held, Shared, model_of},
-    snapshot::{Snapshot, left_out},
+    snapshot::Snapshot,
     status::DiscoveryView,
+    subset::Selection,
+    turns::{Turn, let_go, let_go_of_shared, off_worker},
     upkeep::Upkeep,
 };
 use crate::{
@@ -59,7 +62,7 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     refresh: RefreshHandle,
     roster: Roster<M::Service>,
     /// What discovery lists, of which the roster has the subset.
-    known: Endpoints,
+    known: Arc<Endpoints>,
     outside: Arc<[Endpoint]>,
     subset_seed: u64,
     place: Place,
@@ -73,6 +76,8 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     rebuild_at: Option<Instant>,
     /// The snapshot no longer says what the roster does.
     outdated: bool,
+    /// So does the list of those that drain.
+    drained: bool,
     /// Nodes whose service was made anew: their backoff ends when requests see the new one.
     remade: Vec<Arc<Node>>,
     /// Once no handle is left.
@@ -115,7 +120,7 @@ where
             on_empty,
             refresh,
             roster: Roster::new(Arc::clone(&shared.fleet)),
-            known: Endpoints::default(),
+            known: Arc::default(),
             outside: Arc::default(),
             subset_seed: shared.fleet.seeds.rng().next_u64(),
             place,
@@ -126,6 +131,7 @@ where
             clear_at: None,
             rebuild_at: None,
             outdated: false,
+            drained: false,
             remade: Vec::new(),
             leaving: None,
         }
@@ -134,6 +140,20 @@ where
     /// Runs until nobody needs the balancer any longer.
     pub(crate) async fn run(
         mut self,
+        updates: impl FnOnce() -> Updates,
+        ends: DriverEnds<K>,
+        attended: mpsc::UnboundedReceiver<Arc<Node>>,
+    ) {
+        self.serve(updates, ends, attended).await;
+        let empty = Roster::new(Arc::clone(&self.fleet));
+        let roster = std::mem::replace(&mut self.roster, empty);
+        // The farewell goes before the services.
+        drop(self);
+        let_go(roster.listed().len(), roster);
+    }
+
+    async fn serve(
+        &mut self,
         updates: impl FnOnce() -> Updates,
         mut ends: DriverEnds<K>,
         mut attended: mpsc::UnboundedReceiver<Arc<Node>>,
@@ -144,10 +164,10 @@ where
             tokio::select! {
                 biased;
                 _ = &mut ends.gone, if self.leaving.is_none() => self.leave(),
-                Some(command) = ends.commands.recv() => self.command(command),
+                Some(command) = ends.commands.recv() => self.command(command).await,
                 update = next(&mut updates) => match update {
                     Some(update) => {
-                        self.hear(update);
+                        self.hear(update).await;
                         self.hear_what_is_ready(&mut updates).await;
                     }
                     None => end(&mut updates),
@@ -160,7 +180,10 @@ where
                 let Ok(node) = attended.try_recv() else { break };
                 self.attend(&node);
             }
-            self.on_time();
+            self.on_time().await;
+            if self.drained {
+                self.show_draining();
+            }
             if self.has_left() {
                 return;
             }
@@ -202,7 +225,7 @@ where
         for _ in 1..BATCH {
             let Some(stream) = updates.as_mut() else { return };
             match poll_fn(|cx| Poll::Ready(stream.as_mut().poll_next(cx))).await {
-                Poll::Ready(Some(update)) => self.hear(update),
+                Poll::Ready(Some(update)) => self.hear(update).await,
                 // Asked again, many a stream panics.
                 Poll::Ready(None) => return end(updates),
                 Poll::Pending => return,
@@ -212,23 +235,23 @@ where
         tokio::task::yield_now().await;
     }
 
-    fn hear(&mut self, update: Update) {
+    async fn hear(&mut self, update: Update) {
         let now = self.fleet.now();
         self.view.heard_at = Some(now);
         let error = match update {
             Update::Set(endpoints) if endpoints.is_empty() => {
-                self.hear_empty(Reason::NothingListed, now);
+                self.hear_empty(Reason::NothingListed, now).await;
                 None
             }
-            Update::Set(endpoints) => self.hear_set(endpoints, now),
+            Update::Set(endpoints) => self.hear_set(endpoints, now).await,
             // A merged view of nothing is no view: no part of the source has ever answered.
             Update::Partial(endpoints, error) if endpoints.is_empty() => Some(error),
             Update::Partial(endpoints, error) => {
-                let invalid = self.hear_set(endpoints, now);
+                let invalid = self.hear_set(endpoints, now).await;
                 Some(invalid.unwrap_or(error))
             }
             Update::Empty(reason) => {
-                self.hear_empty(reason, now);
+                self.hear_empty(reason, now).await;
                 None
             }
             Update::Failed(error) => Some(error),
@@ -244,7 +267,7 @@ where
         self.shared.discovery.store(Arc::new(self.view.clone()));
     }
 
-    fn hear_set(&mut self, endpoints: Endpoints, now: Instant) -> Option<DiscoverError> {
+    async fn hear_set(&mut self, endpoints: Endpoints, now: Instant) -> Option<DiscoverError> {
         if !endpoints.iter().any(can_be_dialled) {
             // A mistake and no answer: it does not take away what works.
             return invalid(endpoints.iter());
@@ -252,14 +275,14 @@ where
         self.view.answered_at = Some(now);
         self.view.empty = None;
         self.clear_at = None;
-        self.apply(endpoints)
+        self.apply(endpoints).await
     }
 
-    fn hear_empty(&mut self, reason: Reason, now: Instant) {
+    async fn hear_empty(&mut self, reason: Reason, now: Instant) {
         self.view.answered_at = Some(now);
         self.view.empty = Some(reason);
         match self.on_empty {
-            OnEmpty::Clear => drop(self.apply(Endpoints::default())),
+            OnEmpty::Clear => drop(self.apply(Endpoints::default()).await),
             OnEmpty::KeepFor(time) => {
                 self.clear_at.get_or_insert(after(now, time));
             }
@@ -268,20 +291,29 @@ where
     }
 
     /// Makes the roster the subset of what `endpoints` say; an error names what of it cannot be used.
-    fn apply(&mut self, endpoints: Endpoints) -> Option<DiscoverError> {
-        self.known = endpoints;
-        self.apply_subset()
+    async fn apply(&mut self, endpoints: Endpoints) -> Option<DiscoverError> {
+        let before = std::mem::replace(&mut self.known, Arc::new(endpoints));
+        let_go(before.len(), before);
+        self.apply_subset().await
     }
 
-    fn apply_subset(&mut self) -> Option<DiscoverError> {
-        let mut selection = self.limits.subset.select(self.known.clone(), self.subset_seed);
-        let inside = std::mem::take(&mut selection.inside);
-        let diff = self.roster.apply(inside.into(), &self.make);
+    async fn apply_subset(&mut self) -> Option<DiscoverError> {
+        let (inside, mut selection, news) = self.select().await?;
+        let mut applying = Applying::begin(inside, &mut self.roster);
+        let diff = loop {
+            let mut turn = Turn::begin(&self.fleet);
+            match applying.go_on(&mut self.roster, &self.make, &mut turn) {
+                Some(diff) => break diff,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let_go(self.known.len(), applying);
         self.outdated |= self.roster.take_shares(|index| selection.share(index));
-        if *self.outside != *selection.outside {
-            self.outside = selection.outside.into();
+        if news {
+            self.outside = std::mem::take(&mut selection.outside).into();
             self.outdated = true;
         }
+        let_go(self.known.len(), selection);
         if !diff.is_empty() {
             self.outdated = true;
             tracing::info!(
@@ -294,6 +326,23 @@ where
             );
         }
         invalid(diff.invalid.iter())
+    }
+
+    /// The endpoints of the subset, with their shares and with what is outside, and whether that is
+    /// another than before. `None` if the runtime is shutting down.
+    async fn select(&mut self) -> Option<(Arc<Endpoints>, Selection, bool)> {
+        let (subset, seed) = (self.limits.subset, self.subset_seed);
+        let (known, outside) = (Arc::clone(&self.known), Arc::clone(&self.outside));
+        if subset.is_all() {
+            return Some((known, Selection::default(), !outside.is_empty()));
+        }
+        let select = move || {
+            let mut selection = subset.select(Endpoints::clone(&known), seed);
+            let inside = std::mem::take(&mut selection.inside);
+            let news = *outside != *selection.outside;
+            (Arc::new(inside.into()), selection, news)
+        };
+        off_worker(self.known.len(), select).await
     }
 
     fn tell(&mut self) {
@@ -313,19 +362,19 @@ where
         }
         if node.is_retired() {
             self.roster.release(node);
-            self.show_draining();
+            self.drained = true;
         }
     }
 
-    fn on_time(&mut self) {
+    async fn on_time(&mut self) {
         let now = self.fleet.now();
         if self.clear_at.is_some_and(|at| at <= now) {
             self.clear_at = None;
-            self.apply(Endpoints::default());
+            self.apply(Endpoints::default()).await;
         }
         if self.roster.next_overdue().is_some_and(|at| at <= now) {
             self.roster.cut_overdue(now);
-            self.show_draining();
+            self.drained = true;
         }
         if self.rebuild_at.is_some_and(|at| at <= now) {
             self.outdated = true;
@@ -383,13 +432,13 @@ where
 
     // --- what requests see ---
 
-    fn command(&mut self, command: Command<K>) {
+    async fn command(&mut self, command: Command<K>) {
         // Checked when it was given, against limits that may have changed since: nonsense is left out.
         if let Ok(limits) = self.limits.with(&command.changes) {
             let subset_changed = limits.subset != self.limits.subset;
             self.limits = limits;
             if subset_changed {
-                self.apply_subset();
+                self.apply_subset().await;
             }
         }
         if let Some((policy, key)) = command.policy {
@@ -405,18 +454,32 @@ where
     /// it no longer lists. `None` if the runtime is gone.
     async fn publish(&mut self) -> Option<()> {
         self.outdated = false;
+        let keep_connected = self.keep_connected();
         let policy = self.policy.take()?;
         let (scope, model) = (policy.scope(), model_of(&*policy, &self.limits));
         let standpoint =
             Standpoint { preference: self.limits.prefer_locality, here: self.place.settle() };
-        let gates = &mut self.gates;
-        let (policy, tiers) =
-            build(policy, self.roster.listed(), &self.fleet, standpoint, gates).await?;
+        let count = self.roster.listed().len();
+        let mut draft = Draft::of_so_many(count);
+        while !draft.go_on(self.roster.listed(), &self.fleet, &mut Turn::begin(&self.fleet)) {
+            tokio::task::yield_now().await;
+        }
+        let blueprint = Blueprint {
+            policy,
+            gates: std::mem::take(&mut self.gates),
+            draft,
+            fleet: Arc::clone(&self.fleet),
+            standpoint,
+            keep_connected,
+            now: self.fleet.now(),
+        };
+        let built = off_worker(count, move || blueprint.build()).await?;
+        let Built { policy, gates, tiers, left_out, eager } = built;
+        self.gates = gates;
         self.rebuild_at = policy
             .rebuild_every()
             .map(|every| after(self.fleet.now(), every.max(LEAST_BETWEEN_REBUILDS)));
         self.policy = Some(policy);
-        let left_out = left_out(self.roster.listed().iter().map(|member| &member.node), &tiers);
         let snapshot = Snapshot {
             tiers,
             left_out,
@@ -425,19 +488,31 @@ where
             limits: self.limits,
             scope,
             model,
-            listed: self.roster.listed().len(),
+            listed: count,
         };
         self.fleet.expect_timed(model != LatencyModel::None);
-        let snapshot = Arc::new(snapshot);
-        self.shared.snapshot.store(Arc::clone(&snapshot));
+        let before = self.shared.snapshot.swap(Arc::new(snapshot));
+        let_go_of_shared(before.listed, before);
         self.remade.drain(..).for_each(|node| node.end_backoff());
         self.fleet.signal.raise();
-        self.roster.settle(after(self.fleet.now(), self.limits.drain_timeout));
-        self.show_draining();
-        self.dials.forget_retired();
-        let tiers = snapshot.tiers.iter().map(|tier| &*tier.nodes);
-        self.dials.plan_eager(&self.fleet, tiers, self.keep_connected(), scope);
+        self.dials.follow(eager);
+        self.settle().await;
         Some(())
+    }
+
+    /// Retires what no snapshot lists any longer.
+    async fn settle(&mut self) {
+        let until = after(self.fleet.now(), self.limits.drain_timeout);
+        let mut settling = Settling::begin(&mut self.roster, until);
+        let some_left = !settling.is_over();
+        while !settling.go_on(&mut self.roster, &mut Turn::begin(&self.fleet)) {
+            tokio::task::yield_now().await;
+        }
+        // Also where none left: some may be back.
+        self.show_draining();
+        if some_left {
+            self.dials.forget_retired();
+        }
     }
 
     fn scope(&self) -> Scope {
@@ -448,7 +523,8 @@ where
         self.policy.as_ref().map_or(Preconnect::Many, |policy| policy.preconnect())
     }
 
-    fn show_draining(&self) {
+    fn show_draining(&mut self) {
+        self.drained = false;
         let draining: Vec<_> = self.roster.draining().cloned().collect();
         if !(draining.is_empty() && self.shared.draining.load().is_empty()) {
             self.shared.draining.store(Arc::new(draining));

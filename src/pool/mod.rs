@@ -4,6 +4,7 @@
 //! the nodes of endpoints that stay, groups them into tiers, has the policy build a picker for each,
 //! and publishes the whole as one immutable snapshot. It dials, re-dials and drains besides.
 
+mod apply;
 pub(crate) mod build;
 pub(crate) mod dials;
 pub(crate) mod diff;
@@ -20,6 +21,7 @@ mod status;
 mod subset;
 mod test_bed;
 pub(crate) mod tiers;
+mod turns;
 pub(crate) mod upkeep;
 
 pub use self::{

@@ -1,6 +1,6 @@
 //! The immutable view that requests pick from.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use super::{failback::Gate, settings::Limits};
 use crate::{
@@ -357,16 +357,6 @@ impl<S> TierView<S> {
         let plain = picker.plain();
         Self { nodes, services, picker, gate, plain }
     }
-}
-
-/// Those of `listed` that are in no tier.
-pub(crate) fn left_out<'a, S>(
-    listed: impl Iterator<Item = &'a Arc<Node>>,
-    tiers: &[TierView<S>],
-) -> Box<[Arc<Node>]> {
-    let used: HashSet<NodeId> =
-        tiers.iter().flat_map(|tier| &tier.nodes).map(|node| node.id()).collect();
-    listed.filter(|node| !used.contains(&node.id())).cloned().collect()
 }
 
 /// A node that is up, in the place of one that was picked and is not: that one is wanted.

@@ -10,10 +10,7 @@ use std::{
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{
-    diff::{Member, can_be_dialled},
-    tiers::TierPlan,
-};
+use super::{diff::can_be_dialled, tiers::TierPlan};
 use crate::{discovery::Endpoints, endpoint::Endpoint};
 
 /// The part of the endpoints that a balancer uses; all of them by default.
@@ -117,6 +114,10 @@ impl Subset {
                 Kind::Aperture { instance, total, at_least: endpoints }
             }
         })
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        self.0 == Kind::All
     }
 
     /// Why it cannot be, if so.
@@ -276,8 +277,8 @@ impl Selection {
 
 /// Puts the shares of a subset in the place of the weights. A node without a share is left out, also
 /// where the subset has nothing else of its tier.
-pub(crate) fn share_out<S>(plans: &mut Vec<TierPlan>, listed: &[Member<S>]) {
-    if listed.iter().all(|member| member.share.is_none()) {
+pub(crate) fn share_out(plans: &mut Vec<TierPlan>, shares: &[Option<u32>]) {
+    if shares.iter().all(Option::is_none) {
         return;
     }
     for plan in plans.iter_mut() {
@@ -285,7 +286,7 @@ pub(crate) fn share_out<S>(plans: &mut Vec<TierPlan>, listed: &[Member<S>]) {
         let positions = std::mem::take(&mut plan.positions);
         let weights = std::mem::take(&mut plan.weights);
         for ((node, position), weight) in nodes.zip(positions).zip(weights) {
-            let weight = listed[position].share.unwrap_or(weight);
+            let weight = shares[position].unwrap_or(weight);
             if weight > 0 {
                 plan.nodes.push(node);
                 plan.positions.push(position);

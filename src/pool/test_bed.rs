@@ -151,7 +151,8 @@ impl TestBed {
         let now = self.fleet.now();
         let nodes = self.roster.listed().iter().map(|member| &member.node);
         let mut plans = tiers::plan(nodes, &Standpoint::default());
-        share_out(&mut plans, self.roster.listed());
+        let shares: Vec<_> = self.roster.listed().iter().map(|member| member.share).collect();
+        share_out(&mut plans, &shares);
         let gates = self.gates.of(plans.iter().map(|plan| plan.rank));
         let views = plans.into_iter().zip(gates).enumerate().map(|(index, (plan, gate))| {
             let tier = Tier::new(&plan.nodes, &plan.weights, index, rng.next_u64(), now);
