@@ -10,7 +10,7 @@
 //! kubeconfig (or that of the pod that it runs in), and prints each change for a minute.
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 
-#[path = "../../tests/kubernetes/api_server.rs"]
+#[path = "../../tests/kubernetes/api_server/mod.rs"]
 mod api_server;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};

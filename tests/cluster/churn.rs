@@ -1,23 +1,23 @@
 //! A thousand endpoints in a dozen slices, a hundred changes a second, and traffic.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
-use evenkeel::{Balance, client::HttpService, node::Clock};
+use evenkeel::{Balance, client::HttpService, node::Clock, pool::EndpointState};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Patch, PatchParams};
+use kube::Client;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tower::ServiceExt;
@@ -28,64 +28,95 @@ const SLICES: usize = 12;
 const IN_A_SLICE: usize = 84;
 /// Of those of each slice, ports at which nobody listens.
 const DEAD: usize = 4;
-const CHANGES_PER_SECOND: u32 = 100;
+const CHANGES_PER_SECOND: usize = 100;
 
-/// How long, in seconds: a minute where it counts (`EVENKEEL_CHURN_SECONDS=60`).
-fn seconds() -> u64 {
+/// How many changes: a minute's where it counts (`EVENKEEL_CHURN_SECONDS=60`).
+fn changes() -> usize {
     let given = std::env::var("EVENKEEL_CHURN_SECONDS").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or(10)
+    given.unwrap_or(10) * CHANGES_PER_SECOND
 }
 
-/// The slices as the test wants them: of each, which of its endpoints are ready.
+/// One slice with its endpoints, as the test wants it.
 struct Wanted {
-    ports: Vec<u16>,
-    dead_port: u16,
-    ready: Vec<Vec<bool>>,
+    name: String,
+    port: u16,
+    /// The last part of the address of the first endpoint.
+    first: usize,
+    ready: Vec<bool>,
 }
 
 // === impl Wanted ===
 
 impl Wanted {
-    fn address(at: usize) -> String {
-        format!("10.77.5.{}", at + 1)
+    fn new(name: String, port: u16, first: usize, endpoints: usize) -> Self {
+        Self { name, port, first, ready: vec![true; endpoints] }
     }
 
-    fn endpoints(&self, slice: usize, dead: bool) -> Vec<Value> {
-        let all = self.ready[slice].iter().enumerate();
-        all.filter(|(at, _)| (*at < DEAD) == dead)
-            .map(|(at, ready)| {
-                json!({"addresses": [Self::address(at)],
-                    "conditions": {"ready": ready, "serving": ready, "terminating": false}})
-            })
-            .collect()
+    fn address(&self, at: usize) -> String {
+        format!("10.77.5.{}", self.first + at)
     }
 
-    /// The two slices with number `slice`: of those that live, and of those that are dead.
-    fn objects(&self, slice: usize) -> [(String, Value); 2] {
-        [(false, self.ports[slice]), (true, self.dead_port + slice as u16)].map(|(dead, port)| {
-            let name = format!("cart-{slice}-{}", if dead { "dead" } else { "live" });
-            let object = json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "cart"}},
-                "addressType": "IPv4",
-                "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
-                "endpoints": self.endpoints(slice, dead),
-            });
-            (name, object)
-        })
+    fn conditions(&self, at: usize) -> Value {
+        json!({"ready": self.ready[at], "serving": self.ready[at], "terminating": false})
+    }
+
+    fn object(&self) -> EndpointSlice {
+        let endpoint =
+            |at| json!({"addresses": [self.address(at)], "conditions": self.conditions(at)});
+        object(json!({
+            "metadata": {"name": self.name, "labels": {"kubernetes.io/service-name": "cart"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": self.port, "protocol": "TCP"}],
+            "endpoints": (0..self.ready.len()).map(endpoint).collect::<Vec<_>>(),
+        }))
+    }
+
+    /// Takes one endpoint out and, once a fifth are out, lets one in again: change number `round`.
+    fn change(&mut self, round: usize) -> Value {
+        let count = self.ready.len();
+        let (out, back) = (round % count, (round + count - count / 5) % count);
+        self.ready[out] = false;
+        self.ready[back] = true;
+        let replace = |at: usize| {
+            json!({"op": "replace", "path": format!("/endpoints/{at}/conditions"),
+                "value": self.conditions(at)})
+        };
+        json!([replace(out), replace(back)])
     }
 
     fn set(&self) -> Set {
-        let mut set = Set::new();
-        for (slice, ready) in self.ready.iter().enumerate() {
-            for (at, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
-                let dead = at < DEAD;
-                let port = if dead { self.dead_port + slice as u16 } else { self.ports[slice] };
-                set.insert(format!("{}:{port}", Self::address(at)));
-            }
-        }
-        set
+        let ready = (0..self.ready.len()).filter(|at| self.ready[*at]);
+        ready.map(|at| format!("{}:{}", self.address(at), self.port)).collect()
     }
+}
+
+/// Sends a JSON patch, and does not read the slice that comes back: that costs more than all the rest.
+async fn patch(client: &Client, name: &str, patch: &Value) {
+    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/{name}");
+    let request = Request::patch(path)
+        .header("content-type", "application/json-patch+json")
+        .body(patch.to_string().into_bytes())
+        .unwrap();
+    client.request_text(request).await.unwrap();
+}
+
+/// Changes one slice `changes` times, each when it is due: one of `SLICES` that take turns.
+async fn churn(
+    client: Client,
+    mut wanted: Wanted,
+    turn: usize,
+    changes: usize,
+    begin: Instant,
+) -> Wanted {
+    let clock = Clock::default();
+    for round in 0..changes {
+        let number = (round * SLICES + turn) as u32;
+        let due = begin + Duration::from_secs(1) * number / CHANGES_PER_SECOND as u32;
+        clock.sleep(due.saturating_duration_since(clock.now())).await;
+        let change = wanted.change(round);
+        patch(&client, &wanted.name, &change).await;
+    }
+    wanted
 }
 
 /// A server at `port` of every address of this machine.
@@ -120,6 +151,24 @@ async fn request(balance: Balance<HttpService>) -> Result<(), evenkeel::BoxError
     Ok(())
 }
 
+/// Requests, one after another, until `stop`: how many were answered, and why others were not.
+async fn requests(
+    balance: Balance<HttpService>,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        match request(balance.clone()).await {
+            Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => failures.push(error.to_string()),
+        }
+        // Some pace, so that this machine has time for the API server as well.
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    failures
+}
+
 /// R8, R10, R1: no request fails that a live endpoint could have served, memory is flat, and the set is
 /// exact at the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,16 +181,16 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     }
     let _one = ONE_AT_A_TIME.lock().await;
     let plane = ControlPlane::start(&binaries, false).await;
-    let mut ports = Vec::new();
-    for _ in 0..SLICES {
-        ports.push(serve().await);
-    }
-    let mut wanted = Wanted { ports, dead_port: 9, ready: vec![vec![true; IN_A_SLICE]; SLICES] };
-    let slices: Api<EndpointSlice> = Api::namespaced(plane.client(ADMIN), NAMESPACE);
+    let client = plane.client(ADMIN);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
+    let (mut live, mut dead) = (Vec::new(), Vec::new());
     for slice in 0..SLICES {
-        for (_, object) in wanted.objects(slice) {
-            slices.create(&PostParams::default(), &self::object(object)).await.unwrap();
-        }
+        let name = format!("cart-{slice}");
+        live.push(Wanted::new(format!("{name}-live"), serve().await, DEAD + 1, IN_A_SLICE - DEAD));
+        dead.push(Wanted::new(format!("{name}-dead"), 9 + slice as u16, 1, DEAD));
+    }
+    for wanted in live.iter().chain(&dead) {
+        slices.create(&PostParams::default(), &wanted.object()).await.unwrap();
     }
     let file = plane.kubeconfig_file(ADMIN, plane.api_address());
     let cluster = Kubernetes::kubeconfig(Some(file), None);
@@ -153,69 +202,27 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     let answered = Arc::new(AtomicUsize::new(0));
     let mut clients = JoinSet::new();
     for _ in 0..8 {
-        let (balance, stop, answered) = (balance.clone(), stop.clone(), answered.clone());
-        clients.spawn(async move {
-            let mut failures = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                match request(balance.clone()).await {
-                    Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                    Err(error) => failures.push(error.to_string()),
-                }
-                tokio::time::sleep(Duration::from_millis(4)).await;
-            }
-            failures
-        });
+        clients.spawn(requests(balance.clone(), stop.clone(), answered.clone()));
     }
-    let clock = Clock::default();
-    let (begin, mut changes, mut warm) = (clock.now(), 0_u32, None);
-    let mut patches: JoinSet<()> = JoinSet::new();
-    let mut pending: BTreeMap<usize, usize> = BTreeMap::new();
-    while clock.now() - begin < Duration::from_secs(seconds()) {
-        let slice = changes as usize % SLICES;
-        // One endpoint in five is out at any time; each change takes one out and lets one in.
-        let round = changes as usize / SLICES;
-        for (at, ready) in wanted.ready[slice].iter_mut().enumerate() {
-            *ready = (at + round) % 5 != 0;
-        }
-        let [(name, object), _] = wanted.objects(slice);
-        // Changes of one slice are sent one after another, those of several together.
-        while patches.len() >= SLICES {
-            patches.join_next().await.unwrap().unwrap();
-        }
-        let slices = slices.clone();
-        *pending.entry(slice).or_default() += 1;
-        patches.spawn(async move {
-            let patch = json!({"endpoints": object["endpoints"]});
-            slices.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-        });
-        changes += 1;
-        if warm.is_none() && clock.now() - begin > Duration::from_secs(seconds() / 2) {
-            warm = Some(resident());
-        }
-        let due = begin + Duration::from_secs(1) * changes / CHANGES_PER_SECOND;
-        clock.sleep(due.saturating_duration_since(clock.now())).await;
+    // An updater a slice, so that the changes of one come in their order and those of several together.
+    let (clock, start) = (Clock::default(), resident());
+    let (begin, each) = (clock.now(), changes().div_ceil(SLICES));
+    let mut updaters = JoinSet::new();
+    for (turn, wanted) in live.into_iter().enumerate() {
+        updaters.spawn(churn(client.clone(), wanted, turn, each, begin));
     }
-    while let Some(done) = patches.join_next().await {
-        done.unwrap();
-    }
-    let took = clock.now() - begin;
-    let (warm, end) = (warm.unwrap(), resident());
-    // The last word on every slice, since changes that overlapped may have come in any order.
-    for slice in 0..SLICES {
-        for (name, object) in wanted.objects(slice) {
-            let patch = json!({"endpoints": object["endpoints"]});
-            slices.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-        }
-    }
-    Updates::of(source).until(&wanted.set()).await;
+    clock.sleep(Duration::from_secs(1) * (changes() / CHANGES_PER_SECOND / 2) as u32).await;
+    let warm = resident();
+    let live = updaters.join_all().await;
+    let took = (clock.now() - begin).as_secs_f64();
+    let end = resident();
+    let wanted: Set = live.iter().chain(&dead).flat_map(Wanted::set).collect();
+    Updates::of(source).until(&wanted).await;
     let settled = async {
         loop {
             let status = balance.status();
-            let serving = status
-                .endpoints
-                .iter()
-                .filter(|one| one.state == evenkeel::pool::EndpointState::Serving);
-            if names(serving.map(|one| &one.endpoint)) == wanted.set() {
+            let serving = status.endpoints.iter().filter(|one| one.state == EndpointState::Serving);
+            if names(serving.map(|one| &one.endpoint)) == wanted {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -227,11 +234,13 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     stop.store(true, Ordering::Relaxed);
     let failures: Vec<String> = clients.join_all().await.concat();
     let answered = answered.load(Ordering::Relaxed);
+    let changes = each * SLICES;
     say(&format!(
-        "{} endpoints in {} slices: {changes} changes in {took:.0?}, {answered} requests answered, \
-         {} failed, {warm} MB half way, {end} MB at the end",
+        "{} endpoints in {} slices: {changes} changes in {took:.1} s, {:.0} a second; {answered} \
+         requests answered, {} failed; {start} MB at the start, {warm} half way, {end} at the end",
         SLICES * IN_A_SLICE,
         2 * SLICES,
+        changes as f64 / took,
         failures.len()
     ));
     assert!(failures.is_empty(), "{} of {answered}, first {:?}", failures.len(), failures.first());

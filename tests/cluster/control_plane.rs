@@ -161,11 +161,17 @@ impl ControlPlane {
         file
     }
 
-    pub(crate) fn client(&self, token: &str) -> Client {
-        let mut config = Config::new(format!("https://{}", self.api_address()).parse().unwrap());
+    /// The way to this server by way of `at`.
+    pub(crate) fn config(&self, token: &str, at: SocketAddr) -> Config {
+        let mut config = Config::new(format!("https://{at}").parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(token.to_owned().into());
-        Client::try_from(config).unwrap()
+        config.default_retry = false;
+        config
+    }
+
+    pub(crate) fn client(&self, token: &str) -> Client {
+        Client::try_from(self.config(token, self.api_address())).unwrap()
     }
 
     async fn until_ready(&mut self) {

@@ -8,11 +8,12 @@
 
 mod churn;
 mod control_plane;
+mod observer;
 mod proxy;
 
 use std::{collections::BTreeSet, pin::Pin, time::Duration};
 
-use control_plane::{ADMIN, ControlPlane, NAMESPACE, VIEWER, binaries, object};
+use control_plane::{ADMIN, ControlPlane, NAMESPACE, VIEWER, binaries, object, say};
 use evenkeel::discovery::{
     Discover, Update,
     kubernetes::{Kubernetes, KubernetesService},
@@ -24,6 +25,7 @@ use kube::{
     Api,
     api::{DeleteParams, PostParams},
 };
+use observer::{Observer, Seen};
 use proxy::Proxy;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -147,8 +149,9 @@ async fn r12_a_killed_api_server_takes_nothing_away() {
     }
 }
 
-/// R11: etcd is compacted while the watch is cut off, and the API server has forgotten as well: 410,
-/// a list, one change.
+/// R11: etcd is compacted while the watch is cut off, and the API server has forgotten as well. It is
+/// seen on the way between the two that the server answers 410, and that one list and one change
+/// follow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r11_compaction_has_it_listed_anew_and_swapped_once() {
     let Some(binaries) = binaries() else { return };
@@ -158,21 +161,25 @@ async fn r11_compaction_has_it_listed_anew_and_swapped_once() {
     for index in 1..5 {
         plane.create_pod("cart", &format!("pod-{index}"), &format!("10.77.5.{index}")).await;
     }
+    let mut follower =
+        Updates::of(Kubernetes::new(plane.client(ADMIN)).service(NAMESPACE, "cart").port("http"));
+    follower.until(&pods(1..5)).await;
     let mut proxy = Proxy::to(plane.api_address()).await;
-    let file = plane.kubeconfig_file(ADMIN, proxy.address);
-    let source = || Kubernetes::kubeconfig(Some(file.clone()), None).service(NAMESPACE, "cart");
-    let mut updates = Updates::of(source().port("http"));
-    let direct = plane.client(ADMIN);
+    let observer = Observer::default();
+    let client = observer.client(&plane, ADMIN, proxy.address);
+    let mut updates = Updates::of(Kubernetes::new(client).service(NAMESPACE, "cart").port("http"));
     updates.until(&pods(1..5)).await;
     proxy.cut().await;
     updates.until_failed("cannot").await;
+    let before = observer.seen();
+    assert!(before.iter().all(|seen| seen.code == 200 && seen.errors.is_empty()), "{before:?}");
+    assert_eq!(before.iter().filter(|seen| !seen.watch).count(), 1, "{before:?}");
+
     for index in 1..5 {
         plane.create_pod("cart", &format!("new-{index}"), &format!("10.77.5.{}", 10 + index)).await;
         plane.remove_pod(&format!("pod-{index}")).await;
     }
-    Updates::of(Kubernetes::new(direct).service(NAMESPACE, "cart").port("http"))
-        .until(&pods(11..15))
-        .await;
+    follower.until(&pods(11..15)).await;
     plane.compact().await;
     plane.kill_api_server();
     plane.restart_api_server().await;
@@ -184,6 +191,17 @@ async fn r11_compaction_has_it_listed_anew_and_swapped_once() {
     });
     let between: Vec<_> = sets.filter(|set| *set != pods(1..5) && *set != pods(11..15)).collect();
     assert!(between.is_empty(), "only the old set and the new: {between:?}");
+
+    let after = observer.seen().split_off(before.len());
+    let is_gone = |seen: &Seen| seen.watch && (seen.code == 410 || seen.errors == [410]);
+    let gone = after.iter().position(is_gone);
+    let gone = gone.unwrap_or_else(|| panic!("no 410 for the resumed watch: {after:?}"));
+    let lists: Vec<_> = (0..after.len()).filter(|at| !after[*at].watch).collect();
+    assert_eq!(lists, [gone + 1], "one list, and it follows the 410: {after:?}");
+    say(&format!(
+        "compaction: the resumed watch was answered {:?}, and a list followed",
+        after[gone]
+    ));
 }
 
 /// R12: the right to watch is withdrawn, and given back.

@@ -126,80 +126,19 @@ async fn the_own_place_is_found_in_the_own_slices() {
     .await;
 }
 
-/// The name of the endpoint that answers, for balancers without a network behind them.
-fn naming(
-    source: KubernetesService,
-) -> impl tower::Service<(), Response = String, Error = evenkeel::Error, Future: Send> + Clone {
-    evenkeel::Balance::builder(source)
-        .policy(evenkeel::policy::RoundRobin::new())
-        .wait_for_endpoints(Duration::from_millis(500))
-        .complete_at_response()
-        .make(|endpoint: &Endpoint| {
-            let name = endpoint.to_string();
-            tower::service_fn(move |_: ()| {
-                std::future::ready(Ok::<_, std::io::Error>(name.clone()))
-            })
-        })
-        .expect("a runtime is here")
-}
-
-/// R12: requests that wait for a set that cannot be had say why.
-#[tokio::test]
-async fn r12_waiting_requests_name_the_cause() {
-    let api = ApiServer::start().await;
-    api.fail(Verb::List, api_server::Fault::Status(403));
-    let balance = naming(source(&api));
-    let error = within(tower::ServiceExt::oneshot(balance, ())).await.unwrap_err();
-    let text = error.to_string();
-    for part in [
-        "k8s://shop/cart:http",
-        "cannot list endpointslices.discovery.k8s.io in namespace `shop`: 403",
-    ] {
-        assert!(text.contains(part), "{part} in {text}");
-    }
-    assert!(error.discovery().is_some());
-}
-
-/// R12: a gauge shows a refusal, of the first list and of a watch later on, until it is lifted.
-#[cfg(feature = "metrics")]
-#[tokio::test]
-async fn r12_a_refused_watch_shows_in_a_gauge() {
-    let gauges = gauges::Gauges::default();
-    let shows = |expected| gauges.of("k8s://shop/cart:http") == Some(expected);
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1"), ready("10.0.0.2")]));
-    api.fail(Verb::List, api_server::Fault::Status(403));
-    let builder = evenkeel::Balance::builder(source(&api)).metrics();
-    let balance = gauges.with(|| builder.make(|_: &Endpoint| ())).expect("a runtime is here");
-    let refused = |verb| {
-        let error = balance.status().discovery.error;
-        error.is_some_and(|error| error.to_string().starts_with(verb))
-    };
-    until("a list is refused", || refused("cannot list") && shows((1.0, 0.0))).await;
-    api.heal();
-    until("it is allowed", || shows((0.0, 2.0)) && api.open_watches() == 1).await;
-    api.fail(Verb::Watch, api_server::Fault::Status(403));
-    api.cut_watches();
-    until("the watch is refused", || refused("cannot watch") && shows((1.0, 2.0))).await;
-    api.heal();
-    until("it is allowed again", || shows((0.0, 2.0))).await;
-    drop(balance);
-    until("the balancer is gone", || shows((0.0, 0.0))).await;
-}
-
 /// R4: pods that are added get their share as soon as the slice says so.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r4_new_pods_get_their_share() {
-    let api = ApiServer::start().await;
+    let api = ApiServer::in_memory();
     let of = |pods: usize| slice("cart", (0..pods).map(|index| ready(&ip(index))));
     api.put("shop", "cart-a", of(4));
-    let balance = naming(source(&api));
+    let balance = requests::naming(evenkeel::Balance::builder(source(&api)));
     let ask = async || within(tower::ServiceExt::oneshot(balance.clone(), ())).await.unwrap();
     ask().await;
     api.put("shop", "cart-a", of(128));
     let newest = format!("{}:8080", ip(127));
     while ask().await != newest {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut shares = std::collections::HashMap::new();
     for _ in 0..1_280 {

@@ -1,4 +1,4 @@
-//! R11, R12, T15: relists, refusals, watches that freeze, break or end, servers that restart.
+//! R11, R12: relists, refusals, watches that freeze, break or end, servers that restart.
 
 use super::{
     api_server::{Fault, Verb},
@@ -179,63 +179,6 @@ async fn r5_no_answer_of_the_server_takes_away_what_was_seen() {
     }
 }
 
-/// R12: a watch that says nothing any more is found by the bookmarks that do not come.
-#[tokio::test]
-async fn r12_a_frozen_watch_is_found_and_begun_anew() {
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let cluster = cluster(&api).silence_limit(Duration::from_millis(300));
-    let mut updates = Updates::of(cluster.service("shop", "cart"));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
-    api.bookmark();
-    // The bookmark must be seen before the freeze, and a change behind it shows that it was.
-    api.put("shop", "cart-b", slice("cart", [ready("10.0.0.2")]));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
-    api.freeze_open_watches();
-    api.put("shop", "cart-c", slice("cart", [ready("10.0.0.3")]));
-    updates.until_set(&["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"]).await;
-    assert_eq!(api.count(Verb::List), 1, "it goes on from where it was");
-}
-
-/// R12: where no bookmark has come yet, an endpoint that cannot be reached raises the doubt.
-#[tokio::test]
-async fn r12_a_failing_endpoint_has_the_watch_begun_anew() {
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let cluster = cluster(&api).silence_limit(Duration::from_millis(200));
-    let mut updates = Updates::of(cluster.service("shop", "cart"));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
-    api.freeze_open_watches();
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
-    for _ in 0..1_000 {
-        updates.refresh.request();
-    }
-    updates.until_set(&["10.0.0.2:8080"]).await;
-    assert_eq!(api.count(Verb::List), 1);
-    assert!(api.count(Verb::Watch) <= 3, "a thousand requests are one");
-}
-
-/// R12: a list, or the head of a watch, that never comes.
-#[tokio::test]
-async fn r12_a_server_that_does_not_answer_is_asked_again() {
-    for verb in [Verb::List, Verb::Watch] {
-        let api = ApiServer::start().await;
-        api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-        api.fail(verb, Fault::Hang);
-        let cluster = cluster(&api).silence_limit(Duration::from_millis(200));
-        let mut updates = Updates::of(cluster.service("shop", "cart"));
-        if verb == Verb::Watch {
-            assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-        }
-        let error = updates.failed().await;
-        assert!(error.ends_with("no answer within 200ms"), "{error}");
-        api.heal();
-        updates.until_set(&["10.0.0.1:8080"]).await;
-    }
-}
-
 /// A server that is killed and comes back: what happened meanwhile is seen, without a list.
 #[tokio::test]
 async fn r12_a_restarted_server_is_watched_on_without_a_list() {
@@ -259,70 +202,4 @@ async fn r11_a_server_of_another_life_is_listed_anew() {
     api.put("shop", "cart-b", slice("cart", [ready("10.0.0.2")]));
     updates.until_set(&["10.0.0.1:8080", "10.0.0.2:8080"]).await;
     assert_eq!(api.count(Verb::List), 2);
-}
-
-/// T15: watches that end as soon as they begin. The waits between them only ever grow: of the first
-/// ten the shortest possible sum is far above what a loop without waits would take.
-#[tokio::test]
-async fn t15_a_watch_that_ends_at_once_does_not_spin() {
-    let clock = evenkeel::node::Clock::default();
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    api.fail(Verb::Watch, Fault::EndAtOnce);
-    let begin = clock.now();
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("five watches", || api.count(Verb::Watch) >= 5).await;
-    // 250 ms x (1 + 1.6 + 1.6^2 + 1.6^3), each at its shortest.
-    assert!(clock.now() - begin >= Duration::from_millis(2_300));
-    let (lists, watches) = (api.count(Verb::List), api.count(Verb::Watch));
-    assert!(lists <= 2 && watches <= 6, "{lists} lists, {watches} watches");
-}
-
-/// An expired token: refused with 401, and read again from where it came.
-#[tokio::test]
-async fn r12_an_expired_token_is_read_again() {
-    api_server::install_provider();
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let directory = std::env::temp_dir().join(format!("evenkeel-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let file = directory.join("kubeconfig");
-    let configure = |token: &str| {
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": api.url()}}],
-            "users": [{"name": "test", "user": {"token": token}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        });
-        std::fs::write(&file, config.to_string()).unwrap();
-    };
-    let cluster = Kubernetes::kubeconfig(Some(file.clone()), Some("test"));
-    let mut updates = Updates::of(cluster.service("shop", "cart"));
-    let error = updates.failed().await;
-    assert!(error.contains("no way to a Kubernetes API server from the kubeconfig"), "{error}");
-
-    configure("first");
-    api.require_token("first");
-    updates.until_set(&["10.0.0.1:8080"]).await;
-    until("the watch", || api.open_watches() == 1).await;
-    api.require_token("second");
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
-    api.cut_watches();
-    loop {
-        match updates.next().await {
-            Update::Failed(error) if error.to_string().contains("401") => {
-                assert!(
-                    error.to_string().contains("the credentials are expired or wrong"),
-                    "{error}"
-                );
-                break;
-            }
-            Update::Failed(_) | Update::Set(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    configure("second");
-    updates.until_set(&["10.0.0.2:8080"]).await;
-    std::fs::remove_dir_all(directory).unwrap();
 }

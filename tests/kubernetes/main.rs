@@ -6,6 +6,7 @@
 mod api_server;
 mod balancing;
 mod conditions;
+mod configured;
 mod faults;
 #[cfg(feature = "metrics")]
 #[path = "../support/gauges.rs"]
@@ -13,6 +14,8 @@ mod faults;
 mod gauges;
 mod logged;
 mod merging;
+mod requests;
+mod time;
 
 use std::{pin::Pin, time::Duration};
 
@@ -86,16 +89,24 @@ fn ip(index: usize) -> String {
 struct Updates {
     stream: Pin<Box<dyn Stream<Item = Update> + Send>>,
     refresh: RefreshHandle,
+    guard: Duration,
 }
 
 impl Updates {
     fn of(source: KubernetesService) -> Self {
         let (refresh, requests) = refresh::channel();
-        Self { stream: Box::pin(source.watch(requests)), refresh }
+        let guard = Duration::from_secs(60);
+        Self { stream: Box::pin(source.watch(requests)), refresh, guard }
+    }
+
+    /// For paused time, of which there is enough.
+    fn patient(source: KubernetesService) -> Self {
+        Self { guard: Duration::from_secs(86_400), ..Self::of(source) }
     }
 
     async fn next(&mut self) -> Update {
-        within(self.stream.next()).await.expect("the stream never ends")
+        let next = tokio::time::timeout(self.guard, self.stream.next()).await;
+        next.expect("hangs").expect("the stream never ends")
     }
 
     /// The next update, which must be a set: its addresses.

@@ -1,14 +1,25 @@
 //! The way to the API server: found when it is first needed, and anew when it stops being good.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::sync::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::Mutex,
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+use tower_layer::layer_fn;
 
+use super::throttle::{Throttle, Throttled};
 use crate::error::DiscoverError;
+
+/// How long the configuration may take: a kubeconfig may name a program that gives the credentials.
+const LOAD: Duration = Duration::from_secs(30);
 
 /// Where the client comes from.
 #[derive(Clone)]
@@ -35,13 +46,16 @@ pub(super) struct Clients {
 struct Loaded {
     /// Counts the clients, so that of many who find one bad only the first drops it.
     generation: u64,
-    client: Option<Client>,
+    client: Option<(Client, Throttle)>,
+    /// The one that is on its way. It goes on while nobody waits: there shall not be a second.
+    loading: Option<JoinHandle<Result<(Client, Throttle), DiscoverError>>>,
 }
 
 /// A client, and which it is.
 #[derive(Clone)]
 pub(super) struct Loan {
     pub(super) client: Client,
+    throttle: Throttle,
     generation: u64,
 }
 
@@ -55,16 +69,16 @@ impl Clients {
     /// The client; reads the configuration if there is none yet.
     pub(super) async fn get(&self) -> Result<Loan, DiscoverError> {
         let mut loaded = self.loaded.lock().await;
-        let client = match (&self.origin, &loaded.client) {
-            (Origin::Given(client), _) | (_, Some(client)) => client.clone(),
+        let (client, throttle) = match (&self.origin, &loaded.client) {
+            (Origin::Given(client), _) => (client.clone(), Throttle::default()),
+            (_, Some(client)) => client.clone(),
             (origin, None) => {
-                let client = origin.load().await?;
+                let client = loaded.load(origin).await?;
                 loaded.generation += 1;
-                loaded.client = Some(client.clone());
-                client
+                loaded.client.insert(client).clone()
             }
         };
-        Ok(Loan { client, generation: loaded.generation })
+        Ok(Loan { client, throttle, generation: loaded.generation })
     }
 
     /// The client of `loan` was refused, or its runtime is gone: the next is made from what the
@@ -83,12 +97,41 @@ impl fmt::Debug for Clients {
     }
 }
 
+// === impl Loaded ===
+
+impl Loaded {
+    async fn load(&mut self, origin: &Origin) -> Result<(Client, Throttle), DiscoverError> {
+        let loading = self.loading.get_or_insert_with(|| {
+            // Files are read, and a program may be run and waited for: not on the runtime's workers.
+            let (origin, runtime) = (origin.clone(), Handle::current());
+            spawn_blocking(move || runtime.block_on(origin.load()))
+        });
+        let Ok(loaded) = timeout(LOAD, loading).await else {
+            let text =
+                format!("no way to a Kubernetes API server from {origin}: not within {LOAD:?}");
+            return Err(DiscoverError::new(text));
+        };
+        self.loading = None;
+        // Its runtime is gone, or it panicked.
+        loaded.unwrap_or_else(|error| Err(unusable(origin, error)))
+    }
+}
+
+// === impl Loan ===
+
+impl Loan {
+    /// How much longer the server wishes to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.throttle.rest()
+    }
+}
+
 // === impl Origin ===
 
 impl Origin {
-    async fn load(&self) -> Result<Client, DiscoverError> {
-        let config = match self {
-            Self::Given(client) => return Ok(client.clone()),
+    async fn load(&self) -> Result<(Client, Throttle), DiscoverError> {
+        let mut config = match self {
+            Self::Given(client) => return Ok((client.clone(), Throttle::default())),
             Self::Infer => Config::infer().await.map_err(|error| unusable(self, error))?,
             Self::InCluster => Config::incluster().map_err(|error| unusable(self, error))?,
             Self::Kubeconfig { path, context } => {
@@ -111,7 +154,13 @@ impl Origin {
                  the start of `main`, such as `rustls::crypto::ring::default_provider().install_default()`",
             ));
         }
-        Client::try_from(config).map_err(|error| unusable(self, error))
+        // kube would try again by itself, up to fifteen times, and nobody would hear of it for so long.
+        config.default_retry = false;
+        let throttle = Throttle::default();
+        let builder = ClientBuilder::try_from(config).map_err(|error| unusable(self, error))?;
+        let looked_at = |inner| Throttled { inner, throttle: throttle.clone() };
+        let client = builder.with_layer(&layer_fn(looked_at)).build();
+        Ok((client, throttle))
     }
 }
 

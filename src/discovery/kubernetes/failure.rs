@@ -61,9 +61,31 @@ impl Failure {
         }
     }
 
-    /// Whether the server answered, and so would answer the same again.
-    pub(super) fn is_answer(&self) -> bool {
-        matches!(&self.cause, Cause::Kube(kube::Error::Api(status)) if status.code != 429)
+    /// Whether the server will not have this watch, whatever version it begins at, so that lists are
+    /// all there is. Credentials that are not accepted are another matter: they can be renewed.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.code(), Some(400..=499)) && !matches!(self.code(), Some(401 | 408 | 429))
+    }
+
+    /// Whether the server may dislike the version that it was asked for: it says 500 of one that it
+    /// cannot read.
+    pub(super) fn may_be_the_version(&self) -> bool {
+        self.code() == Some(500)
+    }
+
+    /// How long the server wishes not to be asked again, by the body of its answer.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let Cause::Kube(kube::Error::Api(status)) = &self.cause else { return None };
+        let seconds = status.details.as_ref()?.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// What the server answered.
+    fn code(&self) -> Option<u16> {
+        match &self.cause {
+            Cause::Kube(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
     }
 
     /// Whether another client might do better: the credentials are not accepted, or nothing gets

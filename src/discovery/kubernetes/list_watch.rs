@@ -13,13 +13,14 @@ use kube::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Sleep, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
     client::{Clients, Loan},
     failure::{Failure, Verb},
-    slice::SERVICE_LABEL,
+    pace::Pace,
+    slice::{SERVICE_LABEL, Slice},
     world::{View, World},
 };
 
@@ -29,7 +30,7 @@ const PAGE: u32 = 500;
 const BATCH: usize = 512;
 /// How long the head of a watch may take: the server sends it at once.
 const HEAD: Duration = Duration::from_secs(10);
-/// Ends of a watch in a row, without anything heard from it, after which the version it began at is
+/// Watches in a row that began and ended without a word, after which the version that they began at is
 /// not trusted any more: it may be of another life of the API server.
 const FRUITLESS: u32 = 3;
 
@@ -41,42 +42,27 @@ pub(super) struct Scope {
     pub(super) service: Option<Arc<str>>,
 }
 
-/// How patient a watch is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// Silence of a watch that lets it be taken for frozen, where the server is known to send
-    /// bookmarks; also the limit for a list and for the head of a watch.
-    pub(super) silence: Duration,
-    /// The first wait after a failure; it grows up to 30 times that.
-    pub(super) retry: Duration,
-    /// Between two watches that are begun anew because an endpoint failed; not above `silence`.
-    pub(super) recheck: Duration,
-}
-
 /// The task of a watch.
 pub(super) struct ListWatch {
     pub(super) clients: Arc<Clients>,
     pub(super) scope: Scope,
-    pub(super) patience: Patience,
+    pub(super) pace: Pace,
     pub(super) view: watch::Sender<View>,
     /// An endpoint failed: is the watch still good?
     pub(super) doubts: Arc<Notify>,
     pub(super) world: World,
-    pub(super) failures: u32,
     pub(super) reports: u64,
     /// What the last report was of.
     pub(super) reported: Option<Verb>,
-    /// The server has sent a bookmark, so that a minute without anything is one too many.
-    pub(super) bookmarks: bool,
 }
 
 /// How far a watch came.
 struct Watched {
     /// The version up to which everything was seen.
     at: String,
+    /// The server took it.
+    begun: bool,
     heard: bool,
-    /// It lasted for a while.
-    settled: bool,
 }
 
 /// How a watch ended.
@@ -104,7 +90,7 @@ impl ListWatch {
                 Ok(loan) => loan,
                 Err(error) => {
                     self.report(Failure::of_client(error));
-                    self.back_off().await;
+                    self.back_off(None).await;
                     continue;
                 }
             };
@@ -122,32 +108,34 @@ impl ListWatch {
                     }
                 },
             };
-            let mut watch = Watched { at, heard: false, settled: false };
+            let mut watch = Watched { at, begun: false, heard: false };
             let ended = self.watch(&api, &mut watch).await;
-            // One that was ended early had little time to say anything.
-            fruitless = match ended {
+            fruitless = match &ended {
                 _ if watch.heard => 0,
+                // One that was ended early had little time to say anything.
                 Ended::Doubted => fruitless,
+                // An API server that is away for a while is not to be listed by all when it is back.
+                Ended::Failed(failure) if !watch.begun && !failure.may_be_the_version() => {
+                    fruitless
+                }
                 _ => fruitless + 1,
             };
             let trusted = fruitless < FRUITLESS;
             match ended {
                 Ended::Gone => {
-                    tracing::debug!(scope = %self.scope, "the watch is too old, listing anew")
+                    tracing::debug!(scope = %self.scope, "the watch is too old, listing anew");
+                    self.back_off(None).await;
                 }
+                // The wait is for those that end at once, which must not make a loop spin, and for
+                // servers that end the watches of all clients in one moment.
                 Ended::Closed | Ended::Silent | Ended::Doubted => {
-                    version = trusted.then_some(watch.at)
+                    version = trusted.then_some(watch.at);
+                    self.back_off(None).await;
                 }
                 Ended::Failed(failure) => {
-                    version = (trusted && !failure.is_answer()).then_some(watch.at);
+                    version = (trusted && !failure.is_refusal()).then_some(watch.at);
                     self.fail(failure, &loan).await;
-                    continue;
                 }
-            }
-            // One that ends at once must not make a loop spin, and not all clients of a server that
-            // came back should list in the same moment.
-            if !watch.settled {
-                self.back_off().await;
             }
         }
     }
@@ -158,7 +146,7 @@ impl ListWatch {
         params.label_selector = Some(self.scope.selector());
         let mut slices = Vec::new();
         loop {
-            let page = match timeout(self.patience.silence, api.list(&params)).await {
+            let page = match timeout(self.pace.silence(), api.list(&params)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) if Failure::is_gone(&error) && params.continue_token.is_some() => {
                     // The pages took longer than the server remembers: all in one, then.
@@ -169,9 +157,10 @@ impl ListWatch {
                     continue;
                 }
                 Ok(Err(error)) => return Err(Failure::new(Verb::List, error)),
-                Err(_elapsed) => return Err(Failure::silent(Verb::List, self.patience.silence)),
+                Err(_elapsed) => return Err(Failure::silent(Verb::List, self.pace.silence())),
             };
-            slices.extend(page.items);
+            // What is kept of a slice is a small part of it, and the pages may be many.
+            slices.extend(page.items.into_iter().map(Slice::read));
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_some() {
                 continue;
@@ -192,21 +181,23 @@ impl ListWatch {
 
     /// Watches from where `watch` is, and moves it on with what is seen.
     async fn watch(&mut self, api: &Api<EndpointSlice>, watch: &mut Watched) -> Ended {
-        let lasts = watch_seconds();
+        let lasts = self.pace.lasts();
         let mut params = WatchParams::default().labels(&self.scope.selector()).timeout(lasts);
         params.bookmarks = true;
-        let limit = self.patience.silence.min(HEAD);
+        let limit = self.pace.silence().min(HEAD);
         let stream = match timeout(limit, api.watch(&params, &watch.at)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if Failure::is_gone(&error) => return Ended::Gone,
             Ok(Err(error)) => return Ended::Failed(Failure::new(Verb::Watch, error)),
             Err(_elapsed) => return Ended::Failed(Failure::silent(Verb::Watch, limit)),
         };
+        watch.begun = true;
         self.view.send_if_modified(|view| view.error.take().is_some());
         let mut stream = pin!(stream);
         let doubts = Arc::clone(&self.doubts);
-        let mut quiet = pin!(self.quiet(lasts));
-        let mut settling = pin!(sleep(self.settling()));
+        let mut quiet = pin!(sleep(self.pace.quiet(lasts)));
+        let mut trust = pin!(sleep(self.pace.trust()));
+        let mut trusted = true;
         loop {
             let mut event = tokio::select! {
                 event = poll_fn(|cx| stream.as_mut().poll_next(cx)) => event,
@@ -215,12 +206,14 @@ impl ListWatch {
                     tracing::info!(%scope, "the watch is silent for too long, beginning anew");
                     return Ended::Silent;
                 }
-                () = doubts.notified(), if watch.settled => {
+                () = doubts.notified(), if !trusted => {
                     tracing::debug!(scope = %self.scope, "an endpoint failed, beginning the watch anew");
+                    self.pace.doubted();
                     return Ended::Doubted;
                 }
-                () = settling.as_mut(), if !watch.settled => {
-                    watch.settled = true;
+                () = trust.as_mut(), if trusted => {
+                    trusted = false;
+                    self.pace.works();
                     continue;
                 }
             };
@@ -241,8 +234,10 @@ impl ListWatch {
                 }
             }
             self.publish(|_| false);
-            self.failures = 0;
-            quiet.set(self.quiet(lasts));
+            self.pace.works();
+            quiet.set(sleep(self.pace.quiet(lasts)));
+            trust.set(sleep(self.pace.trust()));
+            trusted = true;
         }
     }
 
@@ -251,7 +246,7 @@ impl ListWatch {
         let version = match event {
             WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
                 let version = moved(&slice);
-                self.world.apply(slice);
+                self.world.apply(Slice::read(slice));
                 version
             }
             WatchEvent::Deleted(slice) => {
@@ -259,33 +254,21 @@ impl ListWatch {
                 moved(&slice)
             }
             WatchEvent::Bookmark(bookmark) => {
-                self.bookmarks = true;
-                Some(bookmark.metadata.resource_version)
+                self.pace.heard(true);
+                *at = bookmark.metadata.resource_version;
+                return Ok(());
             }
             WatchEvent::Error(status) if status.code == 410 => return Err(Ended::Gone),
             WatchEvent::Error(status) => {
                 return Err(Ended::Failed(Failure::new(Verb::Watch, kube::Error::Api(status))));
             }
         };
+        self.pace.heard(false);
         match version.filter(|version| !version.is_empty()) {
             Some(version) => *at = version,
             None => return Err(Ended::Failed(Failure::nonsense(Verb::Watch, "no version"))),
         }
         Ok(())
-    }
-
-    /// How long the watch stands whatever endpoints do, up to half as long again: many clients see the
-    /// same endpoint fail in the same moment.
-    fn settling(&self) -> Duration {
-        let least = self.patience.recheck.min(self.patience.silence);
-        least.mul_f64(1.0 + rand::random::<f64>() / 2.0)
-    }
-
-    /// How long the watch may be silent. The server ends it by itself in time; one that sends
-    /// bookmarks would have said something much earlier.
-    fn quiet(&self, lasts: u32) -> Sleep {
-        let in_time = Duration::from_secs(u64::from(lasts) + 5);
-        sleep(if self.bookmarks { self.patience.silence.min(in_time) } else { in_time })
     }
 
     // --- what others see ---
@@ -301,8 +284,13 @@ impl ListWatch {
         if failure.is_of_client() {
             self.clients.give_up(loan).await;
         }
+        let asked = failure.retry_after().max(loan.retry_after());
         self.report(failure);
-        self.back_off().await;
+        self.back_off(asked).await;
+    }
+
+    async fn back_off(&mut self, asked: Option<Duration>) {
+        sleep(self.pace.back_off(asked)).await;
     }
 
     fn report(&mut self, failure: Failure) {
@@ -324,20 +312,6 @@ impl ListWatch {
         self.reported = failure.verb;
         self.view.send_modify(|view| view.error = Some((self.reports, error)));
     }
-
-    /// Waits after a failure: longer each time, and never as long as anybody else.
-    async fn back_off(&mut self) {
-        let factor = 1.6_f64.powi(self.failures.min(10) as i32).min(30.0);
-        self.failures += 1;
-        let jitter = 0.5 + rand::random::<f64>() / 2.0;
-        sleep(self.patience.retry.mul_f64(factor * jitter)).await;
-    }
-}
-
-/// How many seconds a watch is to last: four to five minutes, so that the clients of a server that
-/// was restarted do not renew theirs together for ever.
-fn watch_seconds() -> u32 {
-    240 + rand::random::<u32>() % 60
 }
 
 // === impl Scope ===

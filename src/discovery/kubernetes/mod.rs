@@ -23,8 +23,9 @@ use tokio::sync::{Notify, watch};
 pub use self::port::ServicePort;
 use self::{
     client::{Clients, Origin},
-    list_watch::{ListWatch, Patience, Scope},
+    list_watch::{ListWatch, Scope},
     own_place::Own,
+    pace::{Pace, Patience},
     subscriber::Subscriber,
     world::{View, World},
 };
@@ -35,10 +36,12 @@ mod failure;
 mod list_watch;
 mod merge;
 mod own_place;
+mod pace;
 mod port;
 mod slice;
 mod subscriber;
 pub(in crate::discovery) mod target;
+mod throttle;
 mod world;
 
 /// A Kubernetes cluster, whose Services can be balanced over. Cheap to clone.
@@ -93,15 +96,10 @@ struct Feed {
 
 impl Kubernetes {
     fn over(origin: Origin) -> Self {
-        let patience = Patience {
-            silence: Duration::from_secs(90),
-            retry: Duration::from_millis(500),
-            recheck: Duration::from_secs(10),
-        };
         Self {
             clients: Clients::new(origin),
             feeds: Arc::default(),
-            patience,
+            patience: Patience::default(),
             whole_namespaces: false,
             own: None,
             own_pod: None,
@@ -109,7 +107,9 @@ impl Kubernetes {
     }
 
     /// The cluster that `client` talks to. The client stays as it is, whatever becomes of its
-    /// credentials.
+    /// credentials. By default kube's clients try again by themselves where the server says 429, 503
+    /// or 504, and nothing is seen of it meanwhile: `Config::default_retry = false` leaves that to this
+    /// source, as its own clients do.
     pub fn new(client: kube::Client) -> Self {
         Self::over(Origin::Given(client))
     }
@@ -136,7 +136,8 @@ impl Kubernetes {
     /// It counts once the server has shown that it sends bookmarks, as it does about every minute;
     /// before that, a watch is given up some seconds after the server should have ended it (four to
     /// five minutes). A list, and the head of a watch, have at most this long as well. Besides, a
-    /// watch is begun anew when an endpoint cannot be connected to, at most every 10 to 15 s.
+    /// watch that has said nothing for 10 to 15 s is begun anew when an endpoint cannot be connected
+    /// to; if nothing had been missed, not again for twice as long, up to this limit.
     #[must_use]
     pub fn silence_limit(mut self, silence: Duration) -> Self {
         self.patience.silence = silence;
@@ -206,14 +207,12 @@ impl Kubernetes {
         let task = ListWatch {
             clients: Arc::clone(&self.clients),
             scope: scope.clone(),
-            patience: self.patience,
+            pace: Pace::new(self.patience),
             view: sender,
             doubts: Arc::clone(&doubts),
             world: World::default(),
-            failures: 0,
             reports: 0,
             reported: None,
-            bookmarks: false,
         };
         let feed = Arc::new(Feed { view, doubts, task: tokio::spawn(task.run()) });
         feeds.insert(scope, Arc::downgrade(&feed));

@@ -63,9 +63,14 @@ pub(super) struct Pod {
 // === impl Slice ===
 
 impl Slice {
-    /// The name of a slice, and the slice; `None` for one that has no name or belongs to no Service.
-    pub(super) fn read(slice: api::EndpointSlice) -> Option<(Arc<str>, Self)> {
-        let name = slice.metadata.name?;
+    /// The name of a slice, and the slice, if it belongs to a Service.
+    pub(super) fn read(slice: api::EndpointSlice) -> (Arc<str>, Option<Self>) {
+        let name: Arc<str> = slice.metadata.name.clone().unwrap_or_default().into();
+        let of_service = Self::of_service(slice).filter(|_| !name.is_empty());
+        (name, of_service)
+    }
+
+    fn of_service(slice: api::EndpointSlice) -> Option<Self> {
         let service = slice.metadata.labels?.remove(SERVICE_LABEL)?;
         let of_names = !matches!(&*slice.address_type, "IPv4" | "IPv6");
         let mut names = Names::default();
@@ -78,7 +83,7 @@ impl Slice {
         // An empty list is as good as none: a headless Service need not name its ports.
         let ports = slice.ports.filter(|ports| !ports.is_empty());
         let ports = ports.map(|ports| ports.into_iter().filter_map(Port::read).collect());
-        Some((name.into(), Self { service: service.into(), ports, endpoints, of_names }))
+        Some(Self { service: service.into(), ports, endpoints, of_names })
     }
 }
 
@@ -220,7 +225,8 @@ mod tests {
     fn reads_what_a_real_server_lists() {
         let list = include_str!("../../../tests/kubernetes/recorded/list.json");
         let list: kube::core::ObjectList<api::EndpointSlice> = serde_json::from_str(list).unwrap();
-        let (name, slice) = Slice::read(list.items[0].clone()).unwrap();
+        let (name, slice) = Slice::read(list.items[0].clone());
+        let slice = slice.unwrap();
         assert_eq!((&*name, &*slice.service), ("api-1", "api"));
         assert!(!slice.of_names);
         let ports = slice.ports.unwrap();

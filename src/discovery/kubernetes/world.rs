@@ -5,8 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-
 use super::{merge::Slices, slice::Slice};
 use crate::error::DiscoverError;
 
@@ -49,13 +47,11 @@ impl View {
 // === impl World ===
 
 impl World {
-    /// `slice` was added or changed.
-    pub(super) fn apply(&mut self, slice: EndpointSlice) {
-        let name_before = slice.metadata.name.clone();
-        match Slice::read(slice) {
-            Some((name, slice)) => self.put(name, slice),
-            // It lost the label that made it a Service's.
-            None => name_before.iter().for_each(|name| self.remove(name)),
+    /// The slice called `name` was added or changed; it is `None` if it is of no Service any more.
+    pub(super) fn apply(&mut self, (name, slice): (Arc<str>, Option<Slice>)) {
+        match slice {
+            Some(slice) => self.put(name, slice),
+            None => self.remove(&name),
         }
     }
 
@@ -92,9 +88,8 @@ impl World {
     }
 
     /// A whole list: what it lacks is gone, and what it repeats is kept as it is.
-    pub(super) fn replace(&mut self, listed: Vec<EndpointSlice>) {
-        let names: HashSet<&str> =
-            listed.iter().filter_map(|slice| slice.metadata.name.as_deref()).collect();
+    pub(super) fn replace(&mut self, listed: Vec<(Arc<str>, Option<Slice>)>) {
+        let names: HashSet<&str> = listed.iter().map(|(name, _)| &**name).collect();
         let gone: Vec<Arc<str>> =
             self.owners.keys().filter(|name| !names.contains(&***name)).cloned().collect();
         gone.iter().for_each(|name| self.remove(name));

@@ -1,0 +1,180 @@
+//! R12, T15: clients that are made from a kubeconfig, over real HTTP.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    api_server::{Fault, Verb},
+    *,
+};
+
+/// A folder of its own for one test; gone at the end of it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        api_server::install_provider();
+        let at = std::env::temp_dir().join(format!("evenkeel-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&at).unwrap();
+        Self(at)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.0.join("kubeconfig")
+    }
+
+    /// A kubeconfig for `api` with these credentials.
+    fn configure(&self, api: &ApiServer, user: &Value) {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": api.url()}}],
+            "users": [{"name": "test", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        std::fs::write(self.kubeconfig(), config.to_string()).unwrap();
+    }
+
+    fn source(&self) -> KubernetesService {
+        let cluster = Kubernetes::kubeconfig(Some(self.kubeconfig()), Some("test"));
+        cluster.service("shop", "cart").port("http")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// R12: what a server answers that is not ready is said at its first answer, and not after many tries
+/// that nobody sees.
+#[tokio::test]
+async fn r12_an_unready_server_is_told_of_at_once() {
+    for fault in [Fault::Status(503), Fault::Status(504), Fault::Throttled(429, 60)] {
+        let folder = Folder::new("unready");
+        let api = ApiServer::start().await;
+        folder.configure(&api, &json!({}));
+        api.fail(Verb::List, fault);
+        let mut updates = Updates::of(folder.source());
+        let error = updates.failed().await;
+        let code = match fault {
+            Fault::Status(code) | Fault::Throttled(code, _) => code.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(error.contains(&code), "{error}");
+        assert_eq!(api.count(Verb::List), 1);
+    }
+}
+
+/// A server that says in a header when it wishes to be asked again is not asked before.
+#[tokio::test]
+async fn a_throttled_client_waits_as_long_as_the_header_says() {
+    let folder = Folder::new("throttled");
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    folder.configure(&api, &json!({}));
+    api.fail(Verb::List, Fault::Throttled(429, 1));
+    let mut updates = Updates::of(folder.source());
+    updates.failed().await;
+    api.heal();
+    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+    let times = api.times(Verb::List);
+    // Over a real socket, so a bound from below: without the header it is half a second at most.
+    assert!(times[1] - times[0] >= Duration::from_secs(1), "{times:?}");
+}
+
+/// Credentials that a program gives: it may take its time without holding up the runtime, which has
+/// one thread here.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_credential_program_does_not_hold_up_the_runtime() {
+    let folder = Folder::new("program");
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    api.require_token("given");
+    let go = folder.0.join("go");
+    let credential = json!({"apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential", "status": {"token": "given"}});
+    let started = folder.0.join("started");
+    let script = format!(
+        "touch {}; for i in $(seq 600); do if [ -e {} ]; then echo '{credential}'; exit 0; fi; \
+         sleep 0.05; done; exit 1",
+        started.display(),
+        go.display()
+    );
+    let program = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh", "args": ["-c", script], "interactiveMode": "Never"}});
+    folder.configure(&api, &program);
+    let mut updates = Updates::of(folder.source());
+    let meanwhile = async {
+        until("the program", || Path::new(&started).exists()).await;
+        std::fs::write(&go, "").unwrap();
+    };
+    let (set, ()) = tokio::join!(updates.set(), meanwhile);
+    assert_eq!(set, ["10.0.0.1:8080"]);
+}
+
+/// R12: an expired token is refused with 401, and read again from where it came; nothing is listed for
+/// it.
+#[tokio::test]
+async fn r12_an_expired_token_is_read_again() {
+    let folder = Folder::new("token");
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let mut updates = Updates::of(folder.source());
+    let error = updates.failed().await;
+    assert!(error.contains("no way to a Kubernetes API server from the kubeconfig"), "{error}");
+
+    folder.configure(&api, &json!({"token": "first"}));
+    api.require_token("first");
+    updates.until_set(&["10.0.0.1:8080"]).await;
+    until("the watch", || api.open_watches() == 1).await;
+    api.require_token("second");
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
+    api.cut_watches();
+    loop {
+        match updates.next().await {
+            Update::Failed(error) if error.to_string().contains("401") => {
+                let error = error.to_string();
+                assert!(error.contains("the credentials are expired or wrong"), "{error}");
+                break;
+            }
+            Update::Failed(_) | Update::Set(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    folder.configure(&api, &json!({"token": "second"}));
+    updates.until_set(&["10.0.0.2:8080"]).await;
+    assert_eq!(api.count(Verb::List), 1);
+}
+
+/// T15: a watch that ends with the runtime that it was begun on is begun anew on the one that asks.
+#[test]
+fn t15_a_watch_outlives_the_runtime_that_it_began_on() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let folder = Folder::new("runtime");
+    let (of_server, first, second) = (runtime(), runtime(), runtime());
+    let api = of_server.block_on(ApiServer::start());
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    folder.configure(&api, &json!({}));
+    let source = folder.source();
+    let of_first = first.block_on(async {
+        let mut updates = Updates::of(source.clone());
+        assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+        updates
+    });
+    let mut of_second = second.block_on(async {
+        let mut updates = Updates::of(source.clone());
+        assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+        updates
+    });
+    drop(first);
+    drop(of_first);
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
+    second.block_on(of_second.until_set(&["10.0.0.2:8080"]));
+    let mut later = Updates::of(source);
+    second.block_on(later.until_set(&["10.0.0.2:8080"]));
+    drop(api);
+}
