@@ -90,8 +90,8 @@ pub enum BuildError {
 #[error("endpoint list, byte {position}: `{entry}` {reason}")]
 #[non_exhaustive]
 pub struct ListError {
-    /// The byte offset of the offending part in the list. A list that was given as endpoints has the
-    /// offsets of the text that would say the same.
+    /// The byte offset of the offending part in what was given: the list, or the target that holds
+    /// it. A list that was given as endpoints has the offsets of the text that would say the same.
     pub position: usize,
     /// The offending part.
     pub entry: String,

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_resolver::proto::rr::Name;
@@ -23,7 +23,6 @@ use crate::{
     discovery::{
         Endpoints, Reason, Update,
         resume::{Again, Look, Seen},
-        sleep::sleep_until,
     },
     endpoint::Endpoint,
     error::DiscoverError,
@@ -32,6 +31,10 @@ use crate::{
 
 /// How long those who answer wait for those who do not, before what is known goes out.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long the addresses of all names are looked for. Some hundred targets whose server is dead would
+/// otherwise take minutes, in which nothing else is seen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is looked for.
 #[derive(Clone, Debug)]
@@ -70,6 +73,10 @@ struct Round {
     done: HashMap<Key, Answer<IpAddr>>,
     /// How long the list of the sites itself is good for.
     ttl: Option<Duration>,
+    /// Whether there is an address yet.
+    has_addresses: bool,
+    /// When what has not answered counts as lost.
+    until: Instant,
 }
 
 /// What is known of a round.
@@ -148,7 +155,8 @@ impl<L: Lookup> Looker<L> {
     async fn ask(&self, name: &Name) -> Result<Result<Round, Absent>, Failure> {
         match self.question {
             Question::Host { port, .. } => {
-                let mut round = Round::new(vec![Site::host(name.clone(), port)], None);
+                let sites = vec![Site::host(name.clone(), port)];
+                let mut round = Round::new(sites, None, &self.clock);
                 self.start(&mut round);
                 round.gather(&self.clock, Some(GRACE)).await;
                 round.found()
@@ -164,7 +172,7 @@ impl<L: Lookup> Looker<L> {
                     Site::service(service, ignore_weights)
                 };
                 let sites = records.into_iter().map(site).collect();
-                let mut round = Round::new(sites, Some(ttl));
+                let mut round = Round::new(sites, Some(ttl), &self.clock);
                 self.start(&mut round);
                 round.gather(&self.clock, Some(GRACE)).await;
                 Ok(Ok(round))
@@ -318,38 +326,47 @@ impl Question {
 // === impl Round ===
 
 impl Round {
-    fn new(sites: Vec<Site>, ttl: Option<Duration>) -> Self {
-        Self { sites, asked: Vec::new(), open: JoinSet::new(), done: HashMap::new(), ttl }
+    fn new(sites: Vec<Site>, ttl: Option<Duration>, clock: &Clock) -> Self {
+        let has_addresses = sites.iter().any(|site| !site.addresses.is_empty());
+        let until = after(clock.now(), PATIENCE);
+        let (asked, open, done) = Default::default();
+        Self { sites, asked, open, done, ttl, has_addresses, until }
     }
 
     /// Waits for all answers, but for no more than `grace` once there is one with addresses.
     async fn gather(&mut self, clock: &Clock, grace: Option<Duration>) {
-        let mut until = None;
+        let mut until = self.until;
+        let mut in_grace = false;
         loop {
-            if let (Some(grace), None, true) = (grace, until, self.has_addresses()) {
-                until = Some(after(clock.now(), grace));
+            if let (Some(grace), false, true) = (grace, in_grace, self.has_addresses) {
+                in_grace = true;
+                until = until.min(after(clock.now(), grace));
             }
             tokio::select! {
                 biased;
                 answer = self.open.join_next() => match answer {
-                    Some(Ok((key, answer))) => drop(self.done.insert(key, answer)),
+                    Some(Ok((key, answer))) => self.hear(key, answer),
                     // Who asked is gone without an answer; the key is missed below.
                     Some(Err(_)) => {}
                     None => return,
                 },
-                () = sleep_until(clock, until) => return,
+                () = clock.sleep_until(until) => break,
             }
+        }
+        if until == self.until {
+            // Whoever still asks is told to stop.
+            self.open = JoinSet::new();
         }
     }
 
-    fn has_addresses(&self) -> bool {
-        self.sites.iter().any(|site| !site.addresses.is_empty())
-            || self.done.values().any(|answer| matches!(answer, Ok(Found::Records(_))))
+    fn hear(&mut self, key: Key, answer: Answer<IpAddr>) {
+        self.has_addresses |= matches!(answer, Ok(Found::Records(_)));
+        self.done.insert(key, answer);
     }
 
     /// The round, if its name has any address.
     fn found(self) -> Result<Result<Self, Absent>, Failure> {
-        if self.has_addresses() {
+        if self.has_addresses {
             return Ok(Ok(self));
         }
         let mut absent = Absent::NoName;

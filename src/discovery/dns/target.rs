@@ -118,8 +118,13 @@ fn nameserver(uri: &Uri<'_>, part: Part<'_>) -> Result<SocketAddr, TargetError> 
         Ok(address) => Some(address),
         Err(_) => bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT)),
     };
+    let is_scoped = |address: &SocketAddr| match address {
+        SocketAddr::V6(address) => address.scope_id() != 0,
+        SocketAddr::V4(_) => false,
+    };
+    // A scope would be lost on the way to the socket.
     address
-        .filter(|address| address.port() != 0)
+        .filter(|address| address.port() != 0 && !is_scoped(address))
         .ok_or_else(|| uri.wrong(part, expected("nameserver: `IP` or `IP:PORT`")))
 }
 
@@ -262,6 +267,12 @@ mod tests {
                 "dns://a:80?nameserver=10.0.0.1:0",
                 22,
                 "10.0.0.1:0",
+                expected("nameserver: `IP` or `IP:PORT`"),
+            ),
+            (
+                "dns://a:80?nameserver=[fe80::1%2]:53",
+                22,
+                "[fe80::1%2]:53",
                 expected("nameserver: `IP` or `IP:PORT`"),
             ),
             (

@@ -15,8 +15,9 @@ use super::dns::{self, Resolver};
 use super::{
     Discover, Here, OnEmpty, RefreshRequests, StaticList, Update,
     any_source::{AnySource, erase},
+    part::Part,
 };
-use crate::error::{BoxError, BuildError};
+use crate::error::{BoxError, BuildError, ListError};
 
 mod common;
 pub(in crate::discovery) mod uri;
@@ -264,13 +265,13 @@ impl Targets {
     ) -> Result<(Arc<dyn AnySource>, Common), BuildError> {
         let source = match scheme {
             // Its options stand with each endpoint, and a path may hold any character.
-            "static" => return Ok((erase(StaticList::parse(uri.rest())?), Common::default())),
+            "static" => return Ok((erase(list(uri.body())?), Common::default())),
             "dns" | "srv" => self.dns(scheme, uri)?,
             "k8s" => self.kubernetes(uri)?,
             #[cfg(test)]
             "test" => {
                 uri.read_options()?;
-                erase(StaticList::parse(uri.body().text)?)
+                erase(list(uri.body())?)
             }
             _ => {
                 let (scheme, target) = (uri.scheme().to_owned(), uri.text().to_owned());
@@ -303,6 +304,12 @@ impl Targets {
     fn kubernetes(&self, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
         Err(missing("kubernetes", uri))
     }
+}
+
+/// The list that stands at a place in a target.
+fn list(part: Part<'_>) -> Result<StaticList, ListError> {
+    StaticList::parse(part.text)
+        .map_err(|error| ListError { position: part.position + error.position, ..error })
 }
 
 #[cfg(not(all(feature = "dns", feature = "kubernetes")))]

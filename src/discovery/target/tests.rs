@@ -179,6 +179,100 @@ fn an_environment_variable_that_names_no_target_is_named() {
     assert!(cause.to_string().contains("is no target"), "{cause}");
 }
 
+/// A list's error counts from the beginning of the target, and not of the list.
+#[test]
+fn a_list_says_where_in_the_target_it_is_wrong() {
+    for (text, position, entry) in [
+        ("static://10.0.0.1:80,localhost:80", 21, "localhost"),
+        (" static://10.0.0.1:0", 10, "10.0.0.1:0"),
+        ("static://", 9, ""),
+    ] {
+        match Target::parse(text) {
+            Err(BuildError::List(error)) => {
+                assert_eq!((error.position, &*error.entry), (position, entry), "{text}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+/// What is right, as a beginning of what is wrong.
+const RIGHT: &[&str] = &[
+    "static://10.0.0.1:80,[::1]:80;weight=2,unix:/run/a",
+    "static://10.0.0.1:80;zone=a;priority=1;name=users.shop",
+    #[cfg(feature = "dns")]
+    "dns://users.shop.svc.cluster.local.:8080?family=4&min_refresh=500ms&max_refresh=1m",
+    #[cfg(feature = "dns")]
+    "dns://[fe80::1%2]:80?nameserver=10.0.0.53:5353,[::1]:53,::1&server_name=users&on_empty=30s",
+    #[cfg(feature = "dns")]
+    "dns://b\u{fc}cher.example:80?resolver=getaddrinfo&protocol=http2",
+    #[cfg(feature = "dns")]
+    "srv://_http._tcp.users.shop?ignore_weights=true&resolver=system&family=any&on_empty=clear",
+    #[cfg(feature = "kubernetes")]
+    "k8s://shop/cart:grpc?on_empty=keep",
+];
+
+/// Changes to a text: at a place in it, something is taken out, put in, or said twice.
+#[derive(Clone, Debug)]
+enum Slip {
+    Cut(usize, usize),
+    Insert(usize, String),
+    Repeat(usize, usize),
+}
+
+fn slip() -> impl Strategy<Value = Slip> {
+    let place = 0..100_usize;
+    let stray = prop_oneof![
+        "[\\[\\]:/?&=,;%@# .+0-]",
+        Just("%41".to_owned()),
+        Just("::".to_owned()),
+        Just("\u{2028}".to_owned()),
+        Just("\u{0}".to_owned()),
+        Just("&family=4".to_owned()),
+        any::<char>().prop_map(String::from),
+    ];
+    prop_oneof![
+        (place.clone(), 1..9_usize).prop_map(|(at, length)| Slip::Cut(at, length)),
+        (place.clone(), stray).prop_map(|(at, stray)| Slip::Insert(at, stray)),
+        (place, 1..40_usize).prop_map(|(at, length)| Slip::Repeat(at, length)),
+    ]
+}
+
+fn apply(text: &str, slip: &Slip) -> String {
+    let mut letters: Vec<char> = text.chars().collect();
+    let (at, length) = match slip {
+        Slip::Cut(at, length) | Slip::Repeat(at, length) => (*at, *length),
+        Slip::Insert(at, _) => (*at, 0),
+    };
+    let begin = at.min(letters.len());
+    let end = (begin + length).min(letters.len());
+    match slip {
+        Slip::Cut(..) => drop(letters.drain(begin..end)),
+        Slip::Insert(_, stray) => drop(letters.splice(begin..begin, stray.chars())),
+        Slip::Repeat(..) => {
+            let again = letters[begin..end].to_vec();
+            letters.splice(end..end, again);
+        }
+    }
+    letters.into_iter().collect()
+}
+
+/// The place and the part that an error names, if it names any.
+fn place(error: &BuildError) -> Option<(usize, &str)> {
+    match error {
+        BuildError::InTarget(error) => Some((error.position, &error.part)),
+        BuildError::List(error) => Some((error.position, &error.entry)),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_the_slips_begin_with_is_right() {
+    for text in RIGHT {
+        Target::parse(text).unwrap();
+    }
+}
+
 proptest! {
     #[test]
     fn parsing_never_panics_and_points_into_the_text(
@@ -187,8 +281,38 @@ proptest! {
             ".*",
         ],
     ) {
-        if let Err(BuildError::InTarget(error)) = Target::parse(&text) {
-            prop_assert!(text[error.position..].starts_with(&error.part), "{error}");
+        if let Err(error) = Target::parse(&text) {
+            if let Some((position, part)) = place(&error) {
+                prop_assert!(text[position..].starts_with(part), "{error}");
+            }
+        }
+    }
+
+    /// A slip or three in what is right: whatever is wrong is named with its place, unless it is the
+    /// scheme itself; and what is taken all the same is what is shown.
+    #[test]
+    fn a_slip_is_named_with_its_place(
+        text in prop::sample::select(RIGHT),
+        slips in prop::collection::vec(slip(), 1..4),
+    ) {
+        let text = slips.iter().fold(text.to_owned(), |text, slip| apply(&text, slip));
+        match Target::parse(&text) {
+            Ok(target) => prop_assert_eq!(target.to_string(), text),
+            Err(BuildError::Target { target }) => {
+                prop_assert!(!target.trim().starts_with("dns://"));
+                prop_assert_eq!(target, text);
+            }
+            Err(BuildError::UnknownScheme { scheme, .. }) => {
+                let begin = format!("{scheme}://");
+                prop_assert!(text.trim().starts_with(&begin));
+            }
+            Err(error) => {
+                let Some((position, part)) = place(&error) else {
+                    return Err(TestCaseError::fail(format!("{text:?}: {error}")));
+                };
+                prop_assert!(text[position..].starts_with(part), "{text:?}: {error}");
+                prop_assert!(position >= text.find("://").unwrap() + 3, "{text:?}: {error}");
+            }
         }
     }
 }

@@ -441,6 +441,32 @@ async fn r22_targets_keep_what_they_had_and_do_not_wait_for_each_other() {
     assert_eq!(short(&source.again().await), "partial 10.0.0.5 | REFUSED");
 }
 
+/// R5, R22: a target that never answers is given up after half a minute, and looked up again; it does
+/// not keep the others from being seen.
+#[tokio::test(start_paused = true)]
+async fn r22_a_look_ends_though_a_target_never_answers() {
+    let fake = Fake::default();
+    fake.a("a.", good([v4(1)]));
+    fake.says("b.", Family::V4, 3_600 * SECOND, good([v4(2)]));
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    let mut source = Source::services(&fake, "users");
+    let begin = Clock::default().now();
+    assert_eq!(short(&source.next().await), "partial 10.0.0.1 | `b.` A: no answer yet");
+    fake.a("a.", good([v4(3)]));
+    assert_eq!(short(&source.next().await), "partial 10.0.0.1 | `b.` A: no answer");
+    let took = Clock::default().now().saturating_duration_since(begin);
+    assert!((30 * SECOND..31 * SECOND).contains(&took), "{took:?}");
+    assert_eq!(short(&source.next().await), "partial 10.0.0.3 | `b.` A: no answer yet");
+
+    // Where it is alone, that is a failure.
+    let fake = Fake::default();
+    for family in [Family::V4, Family::V6] {
+        fake.says("users.", family, 3_600 * SECOND, good([v4(2)]));
+    }
+    let mut source = Source::host(&fake, "users");
+    assert_eq!(short(&source.next().await), "failed | `users.` A: no answer");
+}
+
 /// R6: the least TTL of all that was asked counts, and a refresh takes one set of questions.
 #[tokio::test(start_paused = true)]
 async fn r6_the_least_ttl_of_the_parts_counts() {

@@ -57,6 +57,35 @@ async fn r13_a_changed_resolv_conf_is_seen() {
     fs::remove_dir(&file.0).unwrap();
 }
 
+/// R13: a file that is replaced by a rename, as resolvconf and kubelet do, is seen; one that is
+/// emptied, or gone for a moment, names no server, which is this machine as for glibc; what nobody
+/// understands is passed over, as there.
+#[tokio::test]
+async fn r13_resolv_conf_is_replaced_emptied_and_garbled() {
+    let file = File::new();
+    let next = File::new();
+    let system = System::new(file.0.clone(), false, Clock::default());
+    for last in 1..=3 {
+        next.write(&format!("nameserver 10.0.0.{last}\n"));
+        fs::rename(&next.0, &file.0).unwrap();
+        assert_eq!(read_now(&system).unwrap().0, format!("[10.0.0.{last}:53]"));
+    }
+    file.write("");
+    assert_eq!(read_now(&system).unwrap().0, "[127.0.0.1:53]");
+    file.write("nameserver 10.0.0.9\n");
+    assert_eq!(read_now(&system).unwrap().0, "[10.0.0.9:53]");
+    fs::remove_file(&file.0).unwrap();
+    assert_eq!(read_now(&system).unwrap().0, "[127.0.0.1:53]");
+    fs::write(
+        &file.0,
+        b"\xff\xfe\nnonsense a b\noptions ndots:x timeout: attempts:3 no-such:1 edns0 trust-ad\n\
+          nameserver 300.0.0.1\nsortlist 10.0.0.0\nnameserver 10.0.0.8\nsearch a.example\n",
+    )
+    .unwrap();
+    let expected = (String::from("[10.0.0.8:53]"), search(&["a.example"], 1));
+    assert_eq!(read_now(&system).unwrap(), expected);
+}
+
 /// R13: where no server is named it is the one of this machine, as for glibc, and never a public
 /// one. hickory has public ones at hand.
 #[tokio::test]
