@@ -14,12 +14,12 @@ pub(crate) struct Tick(u32);
 /// an old bad memory would lose every comparison by a hair, where nothing else tells the nodes apart.
 const FORGOTTEN_AFTER_HALVINGS: u64 = 6;
 
-/// How fast a memory fades: the share left after `age` is `e^(-age / time constant)`.
+/// How fast a memory fades: the share left after each age in ticks, up to the age at which nothing is.
+///
+/// Read, not reckoned: a scan asks for each of its nodes, and the ages of nodes that are picked now and
+/// then lie on the same few lines of the table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fading {
-    /// In units of 2^-32.
-    halvings_per_tick: u64,
-}
+pub(crate) struct Fading(&'static [f32]);
 
 /// A value above zero, and the tick of its last sample.
 #[derive(Clone, Copy, Debug)]
@@ -52,39 +52,62 @@ impl Tick {
 // === impl Fading ===
 
 impl Fading {
-    pub(crate) const fn over_seconds(time_constant: f64) -> Self {
-        let tick_seconds = (1_u64 << Tick::SHIFT) as f64 * 1e-9;
-        let halvings = tick_seconds * std::f64::consts::LOG2_E / time_constant;
-        Self { halvings_per_tick: (halvings * (1_u64 << 32) as f64) as u64 }
+    /// By a table of [`shares`].
+    pub(crate) const fn by(shares: &'static [f32]) -> Self {
+        Self(shares)
     }
 
     /// The share of a memory of `earlier` that is left at `now`, within 0.02 %; nothing of one that
     /// would be below a sixty-fourth.
     #[inline]
     pub(crate) fn left(self, now: Tick, earlier: Tick) -> f32 {
-        let age = now.since(earlier);
-        if age == 0 {
-            return 1.0;
+        // A clock that went back makes an age beyond any table.
+        match self.0.get(now.0.wrapping_sub(earlier.0) as usize) {
+            Some(&left) => left,
+            None => Self::beyond(now, earlier),
         }
-        let halvings = u64::from(age) * self.halvings_per_tick;
-        if halvings > FORGOTTEN_AFTER_HALVINGS << 32 {
-            return 0.0;
-        }
-        // 2^-halvings: the whole part goes into the exponent, the next six bits into a table, and what
-        // is left is so small that a straight line serves. A quarter of the price of `exp`, which
-        // the hot path would pay for each node that was not picked lately.
+    }
+
+    #[cold]
+    fn beyond(now: Tick, earlier: Tick) -> f32 {
+        if now.since(earlier) == 0 { 1.0 } else { 0.0 }
+    }
+}
+
+const fn halvings_per_tick(time_constant: f64) -> u64 {
+    let tick_seconds = (1_u64 << Tick::SHIFT) as f64 * 1e-9;
+    let halvings = tick_seconds * std::f64::consts::LOG2_E / time_constant;
+    (halvings * (1_u64 << 32) as f64) as u64
+}
+
+/// How many ages leave something.
+pub(crate) const fn ages(time_constant: f64) -> usize {
+    ((FORGOTTEN_AFTER_HALVINGS << 32) / halvings_per_tick(time_constant)) as usize + 1
+}
+
+/// The share left after each of these ages, `e^(-age / time constant)`.
+///
+/// As 2^-halvings, since a constant cannot call `exp`: the whole part goes into the exponent, the next
+/// six bits into a table, and what is left is so small that a straight line serves.
+pub(crate) const fn shares<const AGES: usize>(time_constant: f64) -> [f32; AGES] {
+    let mut shares = [1.0; AGES];
+    let mut age = 1;
+    while age < AGES {
+        let halvings = age as u64 * halvings_per_tick(time_constant);
         let whole = (halvings >> 32) as u32;
         let step = (halvings >> (32 - STEP_BITS)) as usize % STEPS;
         let rest = (halvings & ((1 << (32 - STEP_BITS)) - 1)) as f32;
         let line = 1.0 - rest * (std::f32::consts::LN_2 / (1_u64 << 32) as f32);
-        f32::from_bits(HALVING[step].to_bits() - (whole << 23)) * line
+        shares[age] = f32::from_bits(HALVING[step].to_bits() - (whole << 23)) * line;
+        age += 1;
     }
+    shares
 }
 
 const STEP_BITS: u32 = 6;
 const STEPS: usize = 1 << STEP_BITS;
 /// `2^(-step / 64)`.
-static HALVING: [f32; STEPS] = halving();
+const HALVING: [f32; STEPS] = halving();
 
 const fn halving() -> [f32; STEPS] {
     const ONE_STEP: f64 = 0.989_228_013_193_975_5;
@@ -156,9 +179,11 @@ impl Faded {
 mod tests {
     use super::*;
 
+    static OVER_FIVE_SECONDS: [f32; ages(5.0)] = shares(5.0);
+
     #[test]
     fn fading_follows_the_exponential() {
-        let fading = Fading::over_seconds(5.0);
+        let fading = Fading::by(&OVER_FIVE_SECONDS);
         for nanos in [0_u64, 20_000_000, 1_000_000_000, 5_000_000_000, 30_000_000_000] {
             let tick = Tick::from_nanos(nanos);
             let exact = (-f64::from(tick.0) * (1 << Tick::SHIFT) as f64 * 1e-9 / 5.0).exp();
@@ -172,7 +197,7 @@ mod tests {
     /// T11: a clock that goes back ages nothing.
     #[test]
     fn t11_a_clock_that_goes_back_makes_no_age() {
-        let fading = Fading::over_seconds(5.0);
+        let fading = Fading::by(&OVER_FIVE_SECONDS);
         assert_eq!(fading.left(Tick(5), Tick(900)), 1.0);
         assert_eq!(Tick(2).since(Tick(u32::MAX)), 3, "and the wrap is no step back");
     }

@@ -160,18 +160,9 @@ impl Node {
         self.link.is_up() & self.is_blameless() & (self.in_flight() < cap)
     }
 
-    /// What one more request costs here, in nanoseconds, by the latency of `model` at `now`: while
-    /// nothing is held against it.
+    /// What one more request costs here, in nanoseconds, while nothing is held against it.
     #[inline]
-    pub(crate) fn plain_cost(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
-        let occupancy = self.stats.occupancy();
-        let places = occupancy.count() as f32 + 1.0;
-        self.stats.expected_nanos(occupancy, model, fleet, now) * places
-    }
-
-    /// The same for one who compares many nodes.
-    #[inline]
-    pub(crate) fn scanned_cost(&self, scan: &Scan) -> f32 {
+    pub(crate) fn plain_cost(&self, scan: &Scan) -> f32 {
         self.stats.cost(scan)
     }
 

@@ -4,7 +4,7 @@
 use super::{
     Outcome, Verdict,
     epoch::nanos,
-    fade::{Faded, Fading, Sample, Tick},
+    fade::{Faded, Fading, Sample, Tick, ages, shares},
     fleet::{Fleet, Recent},
     oldest::{Generation, Oldest, age_of},
     places::{Occupancy, Places},
@@ -39,9 +39,12 @@ const GUESS_LIMIT_AVERAGES: f32 = 2.0;
 const FORGOTTEN: f32 = 1e-3;
 /// The least success a load is divided by.
 const SUCCESS_FLOOR: f64 = 1e-3;
-const AVERAGE_FADES: Fading = Fading::over_seconds(5.0);
-const PEAK_FADES: Fading = Fading::over_seconds(10.0);
-const FAILURE_FADES: Fading = Fading::over_seconds(5.0);
+const AVERAGE_FADES: Fading = Fading::by(&OVER_FIVE_SECONDS);
+const PEAK_FADES: Fading = Fading::by(&OVER_TEN_SECONDS);
+const FAILURE_FADES: Fading = Fading::by(&OVER_FIVE_SECONDS);
+
+static OVER_FIVE_SECONDS: [f32; ages(5.0)] = shares(5.0);
+static OVER_TEN_SECONDS: [f32; ages(10.0)] = shares(10.0);
 const PENALTY_AVERAGES: f32 = 10.0;
 const PENALTY_LIMIT_NANOS: f32 = 5e9;
 const SPARE_LIMIT_NANOS: u64 = 60_000_000_000;
@@ -166,7 +169,8 @@ impl Stats {
     pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
         match self.latency.get() {
             Some(sample) => {
-                faded(sample, model.fading(), Tick::from_nanos(now), || fleet.recent.nanos())
+                let left = model.fading().left(Tick::from_nanos(now), sample.at);
+                faded(sample, left, fleet.recent.nanos())
             }
             None => fleet.recent.nanos(),
         }
@@ -189,9 +193,12 @@ impl Stats {
     pub(crate) fn cost(&self, scan: &Scan) -> f32 {
         let occupancy = self.occupancy();
         let remembered = match self.latency.get() {
-            Some(sample) => faded(sample, scan.fading, scan.tick, || scan.recent),
+            Some(sample) => faded(sample, scan.fading.left(scan.tick, sample.at), scan.recent),
             None => scan.recent,
         };
+        if occupancy.count() == 0 {
+            return remembered;
+        }
         let places = occupancy.count() as f32 + 1.0;
         self.or_age_of_oldest(remembered, occupancy, scan.now) * places
     }
@@ -252,7 +259,7 @@ impl Stats {
     ) -> bool {
         // Read before, reckoned and written after: the processor then does the arithmetic while it
         // waits for the count, whose exchange lets no memory access past it.
-        let before = (self.latency.get(), fleet.recent.read());
+        let before = self.before(fleet, model, timing);
         let was_last = self.leave_waiting(waits, since);
         self.sample_after(before, fleet, model, timing);
         was_last
@@ -368,42 +375,42 @@ impl Stats {
 
     #[inline]
     fn sample(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        let before = (self.latency.get(), fleet.recent.read());
-        self.sample_after(before, fleet, model, timing);
+        self.sample_after(self.before(fleet, model, timing), fleet, model, timing);
+    }
+
+    #[inline]
+    fn before(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) -> Before {
+        let tick = Tick::from_nanos(timing.now);
+        let remembered = self.latency.get();
+        Before {
+            remembered: remembered.map(|sample| (sample, model.fading().left(tick, sample.at))),
+            recent: fleet.recent.read(),
+            guessed: self.guessed.load(Ordering::Relaxed),
+        }
     }
 
     /// Moves the estimates on from what was read of them.
     #[inline]
-    fn sample_after(
-        &self,
-        before: (Option<Sample>, Recent),
-        fleet: &Fleet,
-        model: LatencyModel,
-        timing: Timing,
-    ) {
-        if self.guessed.load(Ordering::Relaxed) {
+    fn sample_after(&self, before: Before, fleet: &Fleet, model: LatencyModel, timing: Timing) {
+        if before.guessed {
             self.guessed.store(false, Ordering::Relaxed);
         }
-        let (remembered, recent) = before;
-        let (tick, nanos) = (Tick::from_nanos(timing.now), timing.nanos as f32);
-        let value = match remembered {
+        let nanos = timing.nanos as f32;
+        let value = match before.remembered {
             None => nanos,
-            Some(sample) => {
-                let projected = faded(sample, model.fading(), tick, || recent.nanos());
+            Some((sample, left)) => {
+                let projected = faded(sample, left, before.recent.nanos());
                 match model {
                     LatencyModel::Peak if nanos > projected => nanos,
-                    LatencyModel::Peak => {
-                        let left = PEAK_FADES.left(tick, sample.at);
-                        sample.value * left + nanos * (1.0 - left)
-                    }
+                    LatencyModel::Peak => sample.value * left + nanos * (1.0 - left),
                     LatencyModel::Average | LatencyModel::None => {
                         projected + SAMPLE_WEIGHT * (nanos - projected)
                     }
                 }
             }
         };
-        self.latency.set(Sample { value, at: tick });
-        fleet.recent.observe(recent, nanos);
+        self.latency.set(Sample { value, at: Tick::from_nanos(timing.now) });
+        fleet.recent.observe(before.recent, nanos);
     }
 
     /// A failure under [`LatencyModel::Peak`]: a peak, and no measurement.
@@ -412,8 +419,9 @@ impl Stats {
         let tick = Tick::from_nanos(now);
         let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
         self.latency.update(|before| {
-            let memory = before
-                .map_or(0.0, |sample| faded(sample, PEAK_FADES, tick, || fleet.recent.nanos()));
+            let memory = before.map_or(0.0, |sample| {
+                faded(sample, PEAK_FADES.left(tick, sample.at), fleet.recent.nanos())
+            });
             Some(Sample { value: memory.max(penalty), at: tick })
         });
     }
@@ -436,17 +444,24 @@ impl Scan {
     }
 }
 
-/// What is left of a latency at `now`; the rest is the average of the pool.
+/// What a latency comes to of which the share `left` is left; the rest is the average of the pool.
+///
+/// Without a branch on the age: of many nodes some were just picked and some were not, which the
+/// processor cannot foresee.
 #[inline]
-fn faded(sample: Sample, fading: Fading, now: Tick, recent: impl FnOnce() -> f32) -> f32 {
-    let left = fading.left(now, sample.at);
-    if left == 1.0 {
-        // The average is on a line that all threads write: read where it counts only.
-        return sample.value;
-    }
+fn faded(sample: Sample, left: f32, recent: f32) -> f32 {
     // In this form equals stay equal: a hair would decide a scan.
-    let recent = recent();
-    recent + (sample.value - recent) * left
+    let faded = recent + (sample.value - recent) * left;
+    if left == 1.0 { sample.value } else { faded }
+}
+
+/// What a sample moves on.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    /// The last sample, and the share of it that is left.
+    remembered: Option<(Sample, f32)>,
+    recent: Recent,
+    guessed: bool,
 }
 
 /// Where it is kept that a request waits for its response head.

@@ -49,13 +49,13 @@ impl Plain {
             Self::Other => None,
             Self::TwoInFlight => of_two(nodes, cap, moment, |node| node.in_flight()),
             Self::TwoByLatency(model) => {
-                let now = moment.nanos(fleet);
-                of_two(nodes, cap, moment, |node| node.plain_cost(*model, fleet, now))
+                let scan = Scan::new(*model, fleet, moment.nanos(fleet));
+                of_two(nodes, cap, moment, |node| node.plain_cost(&scan))
             }
             Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
             Self::AllByLatency(model) => {
                 let scan = Scan::new(*model, fleet, moment.nanos(fleet));
-                of_all(nodes, cap, moment, |node| node.scanned_cost(&scan))
+                least_of_all(nodes, cap, moment, |node| node.plain_cost(&scan))
             }
             Self::InTurn(position) => {
                 if nodes.is_empty() {
@@ -93,6 +93,32 @@ fn of_two<L: PartialOrd>(
         return None;
     }
     Some(if load(other) < load(one) { second } else { first })
+}
+
+/// The least loaded of all, where loads are seldom equal.
+///
+/// Loads are not negative, so their bits are in their order. With the index below them they are one
+/// number, whose least is found without a branch on the loads, which the processor could not foresee.
+/// Once with the index upside down, that finds the last of equals as well as the first.
+#[inline(never)]
+fn least_of_all(
+    nodes: &[Arc<Node>],
+    cap: u32,
+    moment: &mut Moment,
+    load: impl Fn(&Node) -> f32,
+) -> Option<usize> {
+    const INDEX: u64 = u32::MAX as u64;
+    let (mut first, mut last) = (u64::MAX, u64::MAX);
+    for (index, node) in nodes.iter().enumerate() {
+        let ranked = u64::from(load(node).to_bits()) << 32 | index as u64;
+        first = first.min(ranked);
+        last = last.min(ranked ^ INDEX);
+    }
+    if first != last ^ INDEX {
+        return of_all(nodes, cap, moment, load);
+    }
+    let index = (first & INDEX) as usize;
+    nodes.get(index)?.is_ordinary(cap).then_some(index)
 }
 
 /// The least loaded of all; equals are decided by chance.
@@ -149,4 +175,45 @@ pub(super) fn two_of(count: usize, bits: u64) -> Option<(usize, usize)> {
     let first = ((bits & 0xffff_ffff) * count) >> 32;
     let second = ((bits >> 32) * (count - 1)) >> 32;
     Some((first as usize, (second + u64::from(second >= first)) as usize))
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use super::*;
+    use crate::{
+        Endpoint,
+        node::{Clock, Seeds},
+    };
+
+    /// Which of nodes with these loads are picked in so many picks, and how often each.
+    fn picked(loads: &[f32], picks: usize) -> Vec<usize> {
+        let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(5));
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+        let node = |id| Node::new(id, &endpoint, Arc::clone(&fleet));
+        let nodes: Vec<_> = (0..loads.len() as u64).map(node).collect();
+        let load = |node: &Node| loads[node.id().number() as usize];
+        let mut counts = vec![0; loads.len()];
+        for _ in 0..picks {
+            let index = least_of_all(&nodes, u32::MAX, &mut fleet.moment(), load);
+            counts[index.expect("all are in the ordinary")] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn the_least_of_all_is_found_wherever_it_stands() {
+        assert_eq!(picked(&[2.0, 1e-30, 1.0], 3), [0, 3, 0]);
+        assert_eq!(picked(&[0.0, 1.0, f32::INFINITY], 3), [3, 0, 0]);
+        assert_eq!(picked(&[3e9, 3.1e9, 2.9e9], 3), [0, 0, 3]);
+    }
+
+    /// Each count is binomial with mean 3,000 and deviation 45: six of those are missed once in 10^8.
+    #[test]
+    fn equals_share_among_them_whatever_stands_between() {
+        let counts = picked(&[7.0, 1.0, 1.0, 9.0, 1.0, 2.0], 9_000);
+        assert_eq!([counts[0], counts[3], counts[5]], [0; 3]);
+        for equal in [1, 2, 4] {
+            assert!(counts[equal].abs_diff(3_000) < 270, "{counts:?}");
+        }
+    }
 }
