@@ -119,7 +119,8 @@ async fn r10_a_rolling_update_of_a_real_service_is_followed() {
     updates.until(&pods(1..2)).await;
 }
 
-/// R12: the API server dies by SIGKILL and comes back; the set stands meanwhile.
+/// R12: the API server dies by SIGKILL and comes back; the set stands meanwhile. It is watched on, and
+/// listed only if it says itself that it no longer knows what happened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12_a_killed_api_server_takes_nothing_away() {
     let Some(binaries) = binaries() else { return };
@@ -129,10 +130,9 @@ async fn r12_a_killed_api_server_takes_nothing_away() {
     for index in 1..5 {
         plane.create_pod("cart", &format!("pod-{index}"), &format!("10.77.5.{index}")).await;
     }
-    let file = plane.kubeconfig_file(ADMIN, plane.api_address());
-    let mut updates = Updates::of(
-        Kubernetes::kubeconfig(Some(file), None).service(NAMESPACE, "cart").port("http"),
-    );
+    let observer = Observer::default();
+    let client = observer.client(&plane, ADMIN, plane.api_address());
+    let mut updates = Updates::of(Kubernetes::new(client).service(NAMESPACE, "cart").port("http"));
     updates.until(&pods(1..5)).await;
     for round in 0..2 {
         plane.kill_api_server();
@@ -147,6 +147,12 @@ async fn r12_a_killed_api_server_takes_nothing_away() {
             }
         }
     }
+    let seen = observer.seen();
+    let is_gone = |seen: &&Seen| seen.code == 410 || seen.errors == [410];
+    let (lists, gone) =
+        (seen.iter().filter(|seen| !seen.watch).count(), seen.iter().filter(is_gone).count());
+    say(&format!("killed twice: {} answers, {lists} lists, {gone} times 410", seen.len()));
+    assert_eq!(lists, 1 + gone, "{seen:?}");
 }
 
 /// R11: etcd is compacted while the watch is cut off, and the API server has forgotten as well. It is

@@ -37,6 +37,33 @@ async fn r10_unknown_is_ready_and_published_is_ready() {
     assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"]);
 }
 
+/// R10: what a server leaves out it may also send as null, in a list as well as in a watch.
+#[tokio::test(start_paused = true)]
+async fn r10_null_is_as_good_as_absent() {
+    let nulls = |address: &str| {
+        json!({"addresses": [address], "conditions": null, "hints": null, "nodeName": null,
+            "targetRef": null, "zone": null, "deprecatedTopology": null})
+    };
+    let some = |address: &str| {
+        json!({"addresses": [address],
+            "conditions": {"ready": null, "serving": null, "terminating": null}})
+    };
+    let port = json!([{"name": null, "port": 8080, "protocol": null, "appProtocol": null}]);
+    let api = ApiServer::in_memory();
+    let mut empty = slice_with("cart", Value::Null, []);
+    empty["endpoints"] = Value::Null;
+    api.put("shop", "cart-empty", empty.clone());
+    api.put("shop", "cart-a", slice_with("cart", port.clone(), [nulls("10.0.0.1")]));
+    let cart = cluster(&api).service("shop", "cart");
+    let mut updates = Updates::patient(cart);
+    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    empty["metadata"]["annotations"] = Value::Null;
+    api.put("shop", "cart-empty-too", empty);
+    api.put("shop", "cart-b", slice_with("cart", port, [some("10.0.0.2"), nulls("10.0.0.3")]));
+    assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"]);
+}
+
 /// T10: that there is nothing is known and says why, each reason its own; the Service may come back.
 #[tokio::test]
 async fn t10_deletion_re_creation_and_the_reasons_of_emptiness() {

@@ -203,3 +203,48 @@ async fn r11_a_server_of_another_life_is_listed_anew() {
     updates.until_set(&["10.0.0.1:8080", "10.0.0.2:8080"]).await;
     assert_eq!(api.count(Verb::List), 2);
 }
+
+/// R11: a list of many pages that expires in the middle is asked for in one; twelve hundred slices are
+/// one change, and nothing of the pages that were thrown away is counted twice.
+#[tokio::test(start_paused = true)]
+async fn r11_a_long_list_that_expires_between_its_pages_is_one_change() {
+    let api = ApiServer::in_memory();
+    let many = |range: std::ops::Range<usize>| {
+        for index in range {
+            api.put("shop", &format!("cart-{index}"), slice("cart", [ready(&ip(index))]));
+        }
+    };
+    many(0..1_200);
+    let mut updates = Updates::patient(source(&api));
+    assert_eq!(updates.set().await.len(), 1_200);
+    let limits = |api: &ApiServer| {
+        let lists = api.queries(Verb::List);
+        lists.iter().map(|query| query.contains("limit=500")).collect::<Vec<_>>()
+    };
+    assert_eq!(limits(&api), [true, true, true]);
+    until("the watch", || api.open_watches() == 1).await;
+    api.deafen();
+    many(1_200..1_300);
+    api.compact();
+    api.expire_pages();
+    api.expire_watches();
+    assert_eq!(updates.set().await.len(), 1_300);
+    assert_eq!(limits(&api)[3..], [true, true, false], "a page, one that expired, and all in one");
+}
+
+/// Names that cannot be are an error that says so, and no panic; nothing is asked of other namespaces.
+#[tokio::test(start_paused = true)]
+async fn names_that_cannot_be_are_an_error() {
+    let api = ApiServer::in_memory();
+    for namespace in ["", "a b", "a/b", "..", "shop?watch=true", "\n"] {
+        let source = cluster(&api).service(namespace, "cart").port("http");
+        let error = Updates::patient(source).failed().await;
+        assert!(error.contains(&format!("namespace `{namespace}`")), "{namespace:?}: {error}");
+    }
+    for service in ["", "a b", "cart,other=x", "a&watch=true"] {
+        let source = cluster(&api).service("shop", service).port("http");
+        let error = Updates::patient(source).failed().await;
+        assert!(error.contains(&format!("Service `{service}`")), "{service:?}: {error}");
+    }
+    assert_eq!(api.count(Verb::List), 0, "{:?}", api.queries(Verb::List));
+}

@@ -119,6 +119,36 @@ async fn r10_two_families_are_one_endpoint() {
     }
 }
 
+/// R10: slices that name no pod (a Service without a selector, filled by hand) do not tell which
+/// addresses belong together, so there each is an endpoint of its own.
+#[tokio::test(start_paused = true)]
+async fn r10_addresses_without_a_pod_each_count() {
+    let api = ApiServer::in_memory();
+    api.put("shop", "cart-4", slice("cart", [ready("10.0.0.1"), pod(ready("10.0.0.2"), "b")]));
+    api.put("shop", "cart-6", slice("cart", [ready("fd00::1"), pod(ready("fd00::2"), "b")]));
+    let mut updates = Updates::patient(source(&api));
+    let Update::Set(set) = updates.next().await else { panic!("a set") };
+    let mut counts: Vec<_> = set.iter().map(|endpoint| endpoint.addresses().count()).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 1, 2]);
+    assert_eq!(names(&set), ["10.0.0.1:8080", "10.0.0.2:8080", "[fd00::1]:8080"]);
+}
+
+/// R10: an address that stands twice in one slice, once ready and once not, is ready once.
+#[tokio::test(start_paused = true)]
+async fn r10_an_address_twice_in_one_slice_is_one_endpoint() {
+    let api = ApiServer::in_memory();
+    let both = |twice: [Value; 2]| slice("cart", twice.into_iter().chain([ready("10.0.0.2")]));
+    api.put("shop", "cart-a", both([ready("10.0.0.1"), unready("10.0.0.1")]));
+    let mut updates = Updates::patient(source(&api));
+    assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    api.put("shop", "cart-a", both([terminating("10.0.0.1"), unready("10.0.0.1")]));
+    assert_eq!(updates.set().await, ["10.0.0.2:8080"]);
+    api.put("shop", "cart-a", both([unready("10.0.0.1"), ready("10.0.0.1")]));
+    assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+}
+
 /// R10: an address that one slice says is ready is, whatever a stale entry elsewhere says; and an
 /// address that passed from one pod to the next is the next one's.
 #[tokio::test]

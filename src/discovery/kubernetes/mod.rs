@@ -35,6 +35,7 @@ mod client;
 mod failure;
 mod list_watch;
 mod merge;
+mod name;
 mod own_place;
 mod pace;
 mod port;
@@ -177,6 +178,9 @@ impl Kubernetes {
     }
 
     /// A Service of this cluster; its only port, unless [`KubernetesService::port`] names one.
+    ///
+    /// A name that Kubernetes does not allow is no Service's: the source then fails, saying so, and
+    /// asks nobody. In a target text it is an error of the builder.
     pub fn service(
         &self,
         namespace: impl Into<Arc<str>>,

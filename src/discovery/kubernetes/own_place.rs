@@ -4,7 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::{Feed, Kubernetes, merge::Slices, world::View};
+use super::{
+    Feed, Kubernetes,
+    merge::Slices,
+    name::{RULE, is_label},
+    world::View,
+};
 use crate::endpoint::Locality;
 
 /// The Service that this process itself is an endpoint of.
@@ -30,6 +35,10 @@ impl Search {
     /// `None` if nobody said what to look in.
     pub(super) fn begin(cluster: &Kubernetes) -> Option<Self> {
         let Own { namespace, service } = cluster.own.as_ref()?;
+        if !is_label(namespace) || !is_label(service) {
+            tracing::warn!(%namespace, %service, "the own Service has a name that cannot be: {RULE}");
+            return None;
+        }
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let pod = cluster.own_pod.clone();
         let pod =

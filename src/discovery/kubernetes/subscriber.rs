@@ -4,7 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Feed, KubernetesService, merge::Merge, own_place::Search, world::View};
+use super::{
+    Feed, KubernetesService,
+    merge::Merge,
+    name::{RULE, is_label},
+    own_place::Search,
+    world::View,
+};
 use crate::{
     discovery::{RefreshRequests, Update},
     endpoint::Locality,
@@ -25,6 +31,8 @@ pub(super) struct Subscriber {
     merge: Merge,
     /// For the own place, until it is found.
     search: Option<Search>,
+    /// There can be no such Service, so that there is nothing to watch.
+    impossible: bool,
     /// To be said before anything is waited for.
     next: Option<Update>,
     /// The name in what is said of it.
@@ -55,13 +63,19 @@ impl Subscriber {
         let merge = Merge::new(source.port.clone());
         let name = format!("Service `{}/{}`", source.namespace, source.service);
         let search = None;
+        // It would become a part of a path or a selector, and so another question.
+        let names = [("namespace", &source.namespace), ("Service", &source.service)];
+        let impossible = names.into_iter().find(|(_, name)| !is_label(name)).map(|(what, name)| {
+            DiscoverError::new(format!("there can be no {what} `{name}` ({source}): {RULE}"))
+        });
         Self {
             source,
             refresh,
             watch: None,
             merge,
             search,
-            next: None,
+            impossible: impossible.is_some(),
+            next: impossible.map(Update::Failed),
             name,
             said: Said::default(),
         }
@@ -71,6 +85,9 @@ impl Subscriber {
         loop {
             if let Some(update) = self.next.take() {
                 return (update, self);
+            }
+            if self.impossible {
+                std::future::pending::<()>().await;
             }
             let Some((feed, view)) = &mut self.watch else {
                 let feed = self.source.cluster.feed(&self.source.namespace, &self.source.service);

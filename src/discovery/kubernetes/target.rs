@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Kubernetes, KubernetesService, ServicePort};
+use super::{
+    Kubernetes, KubernetesService, ServicePort,
+    name::{RULE, is_label},
+};
 use crate::{
     discovery::{part::Part, target::uri::Uri},
     error::{TargetError, TargetErrorReason},
@@ -48,17 +51,11 @@ pub(in crate::discovery) fn source(uri: &mut Uri<'_>) -> Result<KubernetesServic
     })
 }
 
-/// The names of namespaces, Services and ports are labels of RFC 1123.
 fn label<'a>(uri: &Uri<'_>, part: Part<'a>) -> Result<&'a str, TargetError> {
-    let text = part.text;
-    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let allowed = text.bytes().all(|byte| is_alphanumeric(byte) || byte == b'-');
-    let ends = [text.bytes().next(), text.bytes().last()];
-    if text.len() <= 63 && allowed && ends.iter().all(|end| end.is_some_and(is_alphanumeric)) {
-        return Ok(text);
+    if is_label(part.text) {
+        return Ok(part.text);
     }
-    let rule = "Kubernetes takes `a` to `z`, `0` to `9` and `-` inside, at most 63 of them";
-    Err(uri.wrong(part, TargetErrorReason::Name(rule.to_owned())))
+    Err(uri.wrong(part, TargetErrorReason::Name(RULE.to_owned())))
 }
 
 #[cfg(test)]
