@@ -45,6 +45,8 @@ async fn main() -> Result<(), BoxError> {
     let users = Balance::to(&format!("static://{},{}", upstreams[0], upstreams[1]))?
         .policy(RoundRobin::new())
         .attempt_timeout(Duration::from_secs(2))
+        // Round robin does not need it; `status()` shows it.
+        .measure_latency(true)
         .http()?;
     // Do not take traffic before there is somebody to pass it on to.
     users.ready().await?;

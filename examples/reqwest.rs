@@ -31,7 +31,10 @@ async fn main() -> Result<(), BoxError> {
 
     let client = reqwest::Client::new();
     let target = format!("static://{},{},127.0.0.1:1", servers[0], servers[1]);
-    let users = Balance::to(&target)?.policy(RoundRobin::new()).reqwest(client.clone())?;
+    let users = Balance::to(&target)?
+        .policy(RoundRobin::new())
+        .measure_latency(true)
+        .reqwest(client.clone())?;
     users.ready().await?;
 
     println!("requests that the balancer begins, and one that any reqwest client began:");

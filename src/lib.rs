@@ -14,6 +14,33 @@
 //!       └── response, error ◀─────────┴── Outcome ◀─────────┴── drop: -1, latency, outcome
 //! ```
 //!
+//! # An HTTP client
+//!
+//! ```
+//! # #[cfg(feature = "http")] mod with_http {
+//! use std::time::Duration;
+//!
+//! use evenkeel::{Balance, BoxError};
+//! use http::Request;
+//! use http_body_util::Full;
+//! use tower::ServiceExt;
+//!
+//! async fn call() -> Result<(), BoxError> {
+//!     let users = Balance::to("static://10.0.0.1:8080,10.0.0.2:8080")?
+//!         .attempt_timeout(Duration::from_secs(2))
+//!         .http()?;
+//!     let request = Request::get("http://users/v1/42").body(Full::<bytes::Bytes>::default())?;
+//!     let response = users.clone().oneshot(request).await?;
+//!     println!("{} from {}", response.status(), response.body().endpoint());
+//!     println!("{}", users.status());
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
+//! [`Balance::to`] and [`Balance::builder`] begin a [`Builder`]; its settings can be changed while it
+//! runs ([`pool::Settings`], [`Handle::update`]), and [`pool::Status`] says how the endpoints do.
+//!
 //! # Any service
 //!
 //! One service for each endpoint, made by a closure:
@@ -53,6 +80,8 @@
 //!
 //! [`discovery`] finds endpoints, [`policy`] picks among them, [`pool`] keeps them between, [`node`]
 //! is an endpoint inside the pool, [`health`] says what counts as a failure.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod balance;
 #[cfg(feature = "http")]

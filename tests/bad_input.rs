@@ -44,7 +44,7 @@ fn a_bad_target_is_a_typed_error() {
     let error = Balance::to("zookeeper://a").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no source serves the scheme `zookeeper` of the target `zookeeper://a`"
+        "no source serves the scheme `zookeeper` of the target `zookeeper://a`: there are `static`, `dns`, `srv` and `k8s`"
     );
     for empty in ["", " ", "10.0.0.1:80"] {
         assert!(matches!(Balance::to(empty).unwrap_err(), BuildError::Target { .. }), "{empty:?}");

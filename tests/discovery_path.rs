@@ -224,6 +224,20 @@ async fn port_0_is_left_out_and_named_while_others_serve() {
     assert_eq!(balance.clone().oneshot(Ask::default()).await.unwrap(), name(1));
 }
 
+/// What was registered before `ready()` is known after it, whatever the driver has had the time to do:
+/// else the first requests of a policy by key would go to endpoints that their keys do not belong to.
+#[tokio::test(start_paused = true)]
+async fn all_that_was_registered_is_known_once_ready() {
+    let registry = Registry::new();
+    let balance = over(registry.clone()).make(Plain(World::new())).unwrap();
+    let mut listed = Vec::new();
+    for last in 1..=20 {
+        listed.push(registry.register(endpoint(last)).unwrap());
+        balance.handle().ready().await.unwrap();
+        assert_eq!(balance.status().endpoints.len(), listed.len());
+    }
+}
+
 /// T16: weight 0 takes nothing new, and is shown; all of weight 0 are equal.
 #[tokio::test(start_paused = true)]
 async fn t16_weight_0_takes_nothing_unless_all_are_0() {

@@ -70,7 +70,7 @@ async fn play() -> Result<(), BoxError> {
     let cluster = Kubernetes::new(api.client(None));
     let cart = cluster.service("shop", "cart").port("http");
     println!("{cart}, an API server at {}\n", api.url());
-    let balance = Balance::builder(cart).policy(RoundRobin::new()).http()?;
+    let balance = Balance::builder(cart).policy(RoundRobin::new()).measure_latency(true).http()?;
 
     publish("cart-old", &[(old[0], "ready"), (old[1], "ready")]);
     balance.ready().await?;

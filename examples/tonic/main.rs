@@ -24,7 +24,7 @@ async fn main() -> Result<(), BoxError> {
     let target = format!("static://{},{},{}", servers[0], servers[1], servers[2]);
 
     // Where a `Channel` went. The host, the scheme and the protocol need no word.
-    let channel = Balance::to(&target)?.policy(RoundRobin::new()).tonic()?;
+    let channel = Balance::to(&target)?.policy(RoundRobin::new()).measure_latency(true).tonic()?;
     channel.ready().await?;
     let mut cart: CartClient<TonicChannel> = CartClient::new(channel.clone());
 

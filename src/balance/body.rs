@@ -18,6 +18,10 @@ use crate::{
     node::{Head, Lease, LoadReport, Verdict},
 };
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot tell when a response of type `{Res}` is complete",
+    note = "by default responses are `http::Response`s: for others call `complete_at_response()` on the builder first"
+)]
 /// Decides when a response is complete, and what it said of its endpoint.
 ///
 /// Implemented by [`AtBodyEnd`] and [`AtResponse`]; the request counts as in flight until then.

@@ -36,9 +36,14 @@ use crate::{
 /// | [`on_empty`](Self::on_empty) | the source's own choice |
 /// | [`prefer_locality`](Self::prefer_locality) | as the endpoints' hints say |
 /// | [`here`](Self::here) | as the environment and the source say |
+/// | [`measure_latency`](Self::measure_latency) | where the policy needs it, as the default does |
+/// | [`classify`](Self::classify) | HTTP and gRPC, by status and trailers |
+/// | [`tell_endpoint`](Self::tell_endpoint) | in each response's extensions |
 ///
-/// It ends with one of [`make`](Self::make), `http` (feature `http`) and [`layer`](Self::layer).
-#[must_use = "a builder does nothing until one of `make`, `http` and `layer` ends it"]
+/// It ends with [`make`](Self::make) or [`layer`](Self::layer), for any client, or with one of those
+/// of the crate: `http` (feature `http`), `https` (`tls`), `reqwest` and `tonic` (features of their
+/// names).
+#[must_use = "a builder does nothing until `make`, `layer`, `http` or the like ends it"]
 pub struct Builder<D, K = NoKey, C = AtBodyEnd> {
     source: D,
     plan: Plan<K>,

@@ -165,7 +165,8 @@ impl<K> Handle<K> {
     }
 
     /// Waits until some endpoint is connected (or, with a client that does not report its
-    /// connections, listed): a gate for a program's start. Waits for as long as it takes.
+    /// connections, listed): a gate for a program's start. Waits for as long as it takes. What was
+    /// registered before is known after, so that the first request is picked among all of it.
     ///
     /// # Errors
     /// The balancer is closed.
@@ -187,6 +188,7 @@ impl<K> fmt::Debug for Handle<K> {
 }
 
 async fn ready<K>(control: &dyn Control<K>) -> Result<(), Error> {
+    let _ = control.catch_up().await;
     loop {
         let mut listener = control.listen();
         if let Some(result) = control.readiness() {

@@ -13,7 +13,9 @@ pub enum BuildError {
         target: String,
     },
     /// A scheme that no source serves.
-    #[error("no source serves the scheme `{scheme}` of the target `{target}`")]
+    #[error(
+        "no source serves the scheme `{scheme}` of the target `{target}`: there are `static`, `dns`, `srv` and `k8s`"
+    )]
     UnknownScheme {
         /// The scheme as given.
         scheme: String,
@@ -113,7 +115,7 @@ pub enum ListErrorReason {
     #[error("is no `ip:port`, `[ipv6]:port` or `unix:/path`")]
     Address,
     /// A name stands where an address is needed.
-    #[error("is a name where an IP address is needed")]
+    #[error("is a name where an IP address is needed (names are looked up by `dns://name:port`)")]
     Name,
     /// An IPv6 address without brackets, of which nobody can tell where its port begins.
     #[error("is an IPv6 address without brackets: write `[ipv6]:port`")]

@@ -72,7 +72,8 @@ pub enum LinkState {
     Connecting,
     /// Connected.
     Up,
-    /// Closed cleanly after being up; the next request dials. Counts as up.
+    /// Closed after being up, by either side: idle for too long, say, or with a request over HTTP/1.1
+    /// that was given up. The next request dials. Counts as up.
     Resting,
     /// The last dial, or the client's readiness, failed.
     Failed {

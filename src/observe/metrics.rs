@@ -27,7 +27,7 @@ struct DiscoveryGauges {
 // === impl Builder ===
 
 impl<D, K, C> Builder<D, K, C> {
-    /// Keeps gauges of the balancer by the [`metrics`](::metrics) facade; off by default.
+    /// Keeps gauges of the balancer by the [`metrics`](::metrics) facade; off by default. Feature `metrics`.
     ///
     /// | gauge | what it says |
     /// |---|---|

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     apply::{Applying, Settling},
@@ -24,7 +24,7 @@ use super::{
     locality::{Place, Standpoint},
     make::MakeEndpoint,
     observer::{Discovered, Observer, Telling},
-    settings::Limits,
+    settings::{Changes, Limits},
     shared::{Command, DriverEnds, Held, Shared, model_of},
     snapshot::Snapshot,
     status::DiscoveryView,
@@ -80,6 +80,8 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     drained: bool,
     /// Nodes whose service was made anew: their backoff ends when requests see the new one.
     remade: Vec<Arc<Node>>,
+    /// Who waits until what was heard is published.
+    caught_up: Vec<oneshot::Sender<()>>,
     /// Once no handle is left.
     leaving: Option<Leaving>,
 }
@@ -133,6 +135,7 @@ where
             outdated: false,
             drained: false,
             remade: Vec::new(),
+            caught_up: Vec::new(),
             leaving: None,
         }
     }
@@ -164,7 +167,13 @@ where
             tokio::select! {
                 biased;
                 _ = &mut ends.gone, if self.leaving.is_none() => self.leave(),
-                Some(command) = ends.commands.recv() => self.command(command).await,
+                Some(command) = ends.commands.recv() => match command {
+                    Command::Change { changes, policy } => self.change(&changes, policy).await,
+                    Command::CatchUp(caught_up) => {
+                        self.hear_what_is_ready(&mut updates).await;
+                        self.caught_up.push(caught_up);
+                    }
+                },
                 update = next(&mut updates) => match update {
                     Some(update) => {
                         self.hear(update).await;
@@ -189,6 +198,10 @@ where
             }
             if self.outdated && self.publish().await.is_none() {
                 return;
+            }
+            for caught_up in self.caught_up.drain(..) {
+                // Whoever has gone meanwhile need not hear it.
+                let _ = caught_up.send(());
             }
             self.tell();
             self.connect_next();
@@ -432,16 +445,16 @@ where
 
     // --- what requests see ---
 
-    async fn command(&mut self, command: Command<K>) {
+    async fn change(&mut self, changes: &Changes, policy: Option<(Box<dyn Policy>, K)>) {
         // Checked when it was given, against limits that may have changed since: nonsense is left out.
-        if let Ok(limits) = self.limits.with(&command.changes) {
+        if let Ok(limits) = self.limits.with(changes) {
             let subset_changed = limits.subset != self.limits.subset;
             self.limits = limits;
             if subset_changed {
                 self.apply_subset().await;
             }
         }
-        if let Some((policy, key)) = command.policy {
+        if let Some((policy, key)) = policy {
             self.fleet.reports.set(policy.weigh_reports());
             self.policy = Some(policy);
             self.key = key;

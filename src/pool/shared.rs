@@ -49,10 +49,12 @@ pub(crate) struct Held<S, K> {
     _alive: oneshot::Sender<std::convert::Infallible>,
 }
 
-/// A change of settings, checked.
-pub(crate) struct Command<K> {
-    pub(crate) changes: Changes,
-    pub(crate) policy: Option<(Box<dyn Policy>, K)>,
+/// What the driver is told.
+pub(crate) enum Command<K> {
+    /// New settings, checked.
+    Change { changes: Changes, policy: Option<(Box<dyn Policy>, K)> },
+    /// Answer once all that discovery has said by now is in force.
+    CatchUp(oneshot::Sender<()>),
 }
 
 /// The driver's ends of what [`Shared`] holds.
@@ -187,6 +189,8 @@ pub(crate) trait Control<K>: Send + Sync {
     fn status(&self) -> Status;
     fn update(&self, settings: Settings<K>) -> Result<(), BuildError>;
     fn listen(&self) -> Listener;
+    /// Ends once all that discovery has said by now is in force, or the driver is gone.
+    fn catch_up(&self) -> oneshot::Receiver<()>;
     /// `Some` once a request could be served, or never will be.
     fn readiness(&self) -> Option<Result<(), Error>>;
 }
@@ -228,12 +232,19 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Held<S, K> {
             }
         };
         // Without a driver nothing is balanced any more, and there is nothing to change.
-        let _ = self.commands.send(Command { changes: settings.changes, policy });
+        let _ = self.commands.send(Command::Change { changes: settings.changes, policy });
         Ok(())
     }
 
     fn listen(&self) -> Listener {
         self.shared.listen()
+    }
+
+    fn catch_up(&self) -> oneshot::Receiver<()> {
+        let (caught_up, until) = oneshot::channel();
+        // Refused, it is dropped: then nobody waits for it.
+        let _ = self.commands.send(Command::CatchUp(caught_up));
+        until
     }
 
     fn readiness(&self) -> Option<Result<(), Error>> {

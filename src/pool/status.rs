@@ -13,7 +13,19 @@ use crate::{
     node::{LatencyModel, LinkState, Node},
 };
 
-/// A balancer at one moment. Printed, it is a table.
+/// A balancer at one moment. Printed, it is a table:
+///
+/// ```text
+/// static://10.0.0.1:80,10.0.0.2:80: 2 endpoints, 0 calls waiting, discovered 8.1s ago
+///   10.0.0.1:80                  Serving       up              1 in flight  latency   11.2ms  success 1.000
+///   10.0.0.2:80                  Serving       failed          0 in flight  latency        -  success     -
+///       next dial in 1.2s, the last: connection refused
+/// ```
+///
+/// The second column is the [`EndpointState`], what discovery wants of the endpoint; the third the
+/// [`LinkState`], how its connection is. So an endpoint that is listed and cannot be reached is
+/// `Serving` and `failed`. A dash stands for what is not known: the latency is measured where the
+/// policy needs it, or with `measure_latency(true)`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Status {
@@ -56,11 +68,15 @@ pub struct EndpointStatus {
     pub link: LinkState,
     /// Why its connection last failed, if it ever did.
     pub last_failure: Option<String>,
+    /// Time until it is dialled again, while its connection has failed.
+    pub next_dial: Option<Duration>,
     /// Requests in flight.
     pub in_flight: u32,
-    /// The latency to expect, where it is measured.
+    /// The latency to expect up to the response head, or the age of the oldest request that waits for
+    /// one, if that is more. Measured where the policy needs it, or with `measure_latency(true)`.
     pub latency: Option<Duration>,
-    /// The share of requests that succeed, 0.001 to 1.
+    /// The share of requests that succeed, 0.001 to 1: of those that were sent. What could not be
+    /// sent shows in the connection, and does not lower it.
     pub success: f64,
 }
 
@@ -114,10 +130,16 @@ impl DiscoveryView {
 impl EndpointStatus {
     pub(crate) fn of(node: &Node, model: LatencyModel, now: Instant) -> Self {
         let draining = node.is_retired();
+        let link = node.link_state();
+        let next_dial = match link {
+            LinkState::Failed { until } => Some(until.saturating_duration_since(now)),
+            _ => None,
+        };
         Self {
             endpoint: node.endpoint(),
             state: if draining { EndpointState::Draining } else { EndpointState::Serving },
-            link: node.link_state(),
+            link,
+            next_dial,
             last_failure: node.link.cause().map(|cause| chain(&cause)),
             in_flight: node.in_flight(),
             latency: (model != LatencyModel::None).then(|| node.latency(model, now)).flatten(),
@@ -131,6 +153,7 @@ impl EndpointStatus {
             endpoint: endpoint.clone(),
             state: EndpointState::OutsideSubset,
             link: LinkState::Idle,
+            next_dial: None,
             last_failure: None,
             in_flight: 0,
             latency: None,
@@ -158,16 +181,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 // === impl Status ===
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} endpoints, {} calls waiting",
+            "{}: {}, {} waiting",
             self.target,
-            self.endpoints.len(),
-            self.waiting
+            counted(self.endpoints.len(), "endpoint"),
+            counted(self.waiting, "call"),
         )?;
         if let Some(age) = self.discovery.answered {
             write!(f, ", discovered {age:.1?} ago")?;
@@ -176,22 +203,27 @@ impl fmt::Display for Status {
             write!(f, ", empty: {reason}")?;
         }
         if let Some(error) = &self.discovery.error {
-            write!(f, ", discovery error: {error}")?;
+            write!(f, "\n  discovery error: {error}")?;
         }
         for status in &self.endpoints {
             let latency = status.latency.map_or("-".to_owned(), |latency| format!("{latency:.1?}"));
+            let success = match status.next_dial {
+                None => format!("{:.3}", status.success),
+                Some(_) => "-".to_owned(),
+            };
             write!(
                 f,
-                "\n  {:<28} {:<13} {:<11} {:>5} in flight  latency {:>8}  success {:.3}",
+                "\n  {:<28} {:<13} {:<11} {:>5} in flight  latency {latency:>8}  success {success:>5}",
                 status.endpoint.to_string(),
                 format!("{:?}", status.state),
                 status.link.name(),
                 status.in_flight,
-                latency,
-                status.success,
             )?;
-            if let (LinkState::Failed { .. }, Some(failure)) = (status.link, &status.last_failure) {
-                write!(f, "  ({failure})")?;
+            if let Some(next_dial) = status.next_dial {
+                write!(f, "\n      next dial in {next_dial:.1?}")?;
+                if let Some(failure) = &status.last_failure {
+                    write!(f, ", the last: {failure}")?;
+                }
             }
         }
         Ok(())

@@ -199,7 +199,7 @@ where
     K: Clone + Send + Sync + 'static,
 {
     /// A balancer over the plain HTTP transport with its defaults; another configuration of it goes
-    /// to [`make`](Builder::make).
+    /// to [`make`](Builder::make). Feature `http`, on by default.
     ///
     /// # Errors
     /// Those of [`make`](Builder::make).

@@ -145,6 +145,7 @@ where
     K: Clone + Send + Sync + 'static,
 {
     /// A balancer for requests that are built by reqwest; `client` begins them, and does nothing else.
+    /// Feature `reqwest`.
     ///
     /// For another configuration of the transport, put a [client over](ReqwestClient::over) what
     /// [`make`](Builder::make) gives.

@@ -122,6 +122,7 @@ where
     K: Clone + Send + Sync + 'static,
 {
     /// A channel for generated tonic clients, over HTTP/2 by prior knowledge.
+    /// Feature `tonic`.
     ///
     /// For another configuration of the transport, put a
     /// [channel over](TonicChannel::over) what [`make`](Builder::make) gives.

@@ -94,13 +94,13 @@ fn key_of(cx: &mut PickContext<'_>) -> u64 {
 macro_rules! hash_policy {
     ($policy:ident) => {
         impl $policy {
-            /// The default profile by the value of a header; a request without it is spread at
+            /// By the value of a header; a request without it is spread at
             /// random. An invalid header name is an error when the balancer is built.
             pub fn by_header(name: &str) -> $crate::policy::Keyed<Self, $crate::policy::ByHeader> {
                 Self::default().keyed($crate::policy::HashKey::header(name))
             }
 
-            /// The default profile by what a function reads of the request: a hash (see
+            /// By what a function reads of the request: a hash (see
             /// [`KeyHash`](crate::policy::KeyHash)), or `None` to spread it at random.
             pub fn by<F, Req>(key: F) -> $crate::policy::Keyed<Self, $crate::policy::ByFn<F>>
             where

@@ -242,6 +242,7 @@ where
     /// that servers go by from the target where endpoints have none of their own:
     /// `dns://users.example.com:443` stands for `users.example.com`, `k8s://shop/cart:https` for
     /// `cart.shop.svc`. Another configuration goes by [`Http::tls`] to [`make`](Builder::make).
+    /// Feature `tls`.
     ///
     /// # Errors
     /// Those of [`Http::tls`] and of [`make`](Builder::make).
