@@ -144,20 +144,25 @@ fn with_oracle(contenders: Vec<Contender>) -> Vec<Contender> {
     std::iter::once(ORACLE).chain(others).collect()
 }
 
-fn list<T>(
+/// Each once, in the order that was asked for.
+fn list<T: PartialEq>(
     option: &str,
     value: &str,
     wanted: &str,
     read: impl Fn(&str) -> Option<T>,
 ) -> Result<Vec<T>, ArgError> {
-    let each = value.split(',').map(|part| {
-        read(part.trim()).ok_or_else(|| ArgError::Value {
+    let mut each = Vec::new();
+    for part in value.split(',').map(str::trim) {
+        let one = read(part).ok_or_else(|| ArgError::Value {
             option: option.to_owned(),
             value: part.to_owned(),
             wanted: wanted.to_owned(),
-        })
-    });
-    each.collect()
+        })?;
+        if !each.contains(&one) {
+            each.push(one);
+        }
+    }
+    Ok(each)
 }
 
 fn in_range<T: FromStr>(text: &str, accepted: impl Fn(&T) -> bool) -> Option<T> {

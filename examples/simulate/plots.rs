@@ -1,6 +1,6 @@
 //! Pictures: latency by percentile, and the share of some servers over time, of each policy.
 
-use std::{error::Error, fs, ops::Range, path::Path};
+use std::{error::Error, ops::Range, path::Path};
 
 use plotters::{
     coord::{
@@ -18,7 +18,12 @@ use crate::{
     time::SECOND,
 };
 
-const SIZE: (u32, u32) = (760, 440);
+const SIZE: (u32, u32) = (880, 460);
+/// Of the legend, right of the chart, where it covers nothing.
+const LEGEND: i32 = 150;
+const FONT: &str = "sans-serif";
+const LABELS: i32 = 14;
+const GRID: RGBColor = RGBColor(220, 220, 220);
 /// Colours that those who see few can tell apart (Okabe and Ito, "Color Universal Design", 2008),
 /// and then some more.
 const COLOURS: [RGBColor; 11] = [
@@ -35,77 +40,155 @@ const COLOURS: [RGBColor; 11] = [
     RGBColor(213, 94, 0),
 ];
 
-/// An axis from the median on, logarithmic in the share of requests that are slower.
-struct Percentiles;
-
-#[derive(Clone, Copy)]
-enum Picture {
-    Latency,
-    Share,
+/// What one picture shows of each policy, along two axes.
+struct Picture<'a> {
+    x: Axis,
+    y: Axis,
+    line: &'a dyn Fn(&Cell) -> Vec<(f64, f64)>,
 }
 
-/// Draws all pictures of `study` into the directory `into`.
+/// An axis: what it means, how values are spread along it, and which of them are written there.
+#[derive(Clone)]
+struct Axis {
+    means: String,
+    range: Range<f64>,
+    spread: fn(f64) -> f64,
+    ticks: Vec<f64>,
+}
+
+/// Draws all pictures of `study` into `into`, a directory.
 pub(crate) fn draw(study: &Study, into: &Path) -> Result<(), Box<dyn Error>> {
     register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| "the font that comes with the program is not one")?;
-    fs::create_dir_all(into)?;
     for group in study.groups() {
         for cells in group.chunk_by(|one, next| one.scenario == next.scenario) {
             let Some(first) = cells.first() else { continue };
             let (scenario, clients, load) = (first.scenario.name(), first.clients, first.load);
             let into = into.display();
             let named = |what| format!("{into}/{what}-{scenario}-{clients}-{load}");
-            Picture::Latency.draw_both(&named("latency"), cells)?;
-            Picture::Share.draw_both(&named("share"), cells)?;
+            latencies(cells).draw_both(&named("latency"), cells)?;
+            shares(cells).draw_both(&named("share"), cells)?;
         }
     }
     Ok(())
 }
 
-impl Ranged for Percentiles {
+/// From the median to the slowest in a thousand, on logarithmic axes.
+fn latencies(cells: &[Cell]) -> Picture<'static> {
+    let curves = || cells.iter().flat_map(|cell| &cell.curve).copied();
+    let least = curves().fold(f64::INFINITY, f64::min);
+    let most = curves().fold(0.0, f64::max);
+    let percentile = |point| 100.0 * (1.0 - rest_at(point));
+    Picture {
+        x: Axis {
+            means: "percentile of the requests that were answered or given up".to_owned(),
+            range: percentile(0)..percentile(CURVE_POINTS - 1),
+            spread: |percentile| -(1.0 - percentile / 100.0).log10(),
+            ticks: vec![50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9],
+        },
+        y: Axis {
+            means: "latency, ms".to_owned(),
+            range: least * 0.9..most * 1.1,
+            spread: f64::log10,
+            ticks: (0..5).flat_map(|decade| round_numbers(10_f64.powi(decade))).collect(),
+        },
+        line: &|cell| {
+            let points = cell.curve.iter().enumerate();
+            points.map(|(point, &millis)| (100.0 * (1.0 - rest_at(point)), millis)).collect()
+        },
+    }
+}
+
+fn shares(cells: &[Cell]) -> Picture<'static> {
+    let shares = cells.iter().flat_map(Cell::share_over_time).map(|(_, share)| share);
+    let most = (shares.fold(0.0, f64::max) * 105.0).max(0.1);
+    let watched = cells.first().map_or("", |cell| cell.scenario.watched().1);
+    Picture {
+        x: Axis::even("time, s".to_owned(), RUN as f64 / SECOND as f64),
+        y: Axis::even(format!("% of the requests to {watched}"), most),
+        line: &|cell| cell.share_over_time().map(|(at, share)| (at, share * 100.0)).collect(),
+    }
+}
+
+fn round_numbers(scale: f64) -> [f64; 3] {
+    [scale, 2.0 * scale, 5.0 * scale]
+}
+
+impl Axis {
+    /// From 0 to `most`, with up to ten steps of a round size.
+    fn even(means: String, most: f64) -> Self {
+        let mut sizes = (-3..5).flat_map(|decade| round_numbers(10_f64.powi(decade)));
+        let step = sizes.find(|size| most / size <= 10.0).unwrap_or(most);
+        let ticks = (0..=10).map(|count| f64::from(count) * step).collect();
+        Self { means, range: 0.0..most, spread: |value| value, ticks }
+    }
+}
+
+impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let decades = |quantile: f64| -(1.0 - quantile).log10();
-        let Range { start, end } = self.range();
-        let share = (decades(*value) - decades(start)) / (decades(end) - decades(start));
+        let [start, end] = [self.range.start, self.range.end].map(self.spread);
+        let share = ((self.spread)(*value) - start) / (end - start);
         limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        vec![0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
+        let Range { start, end } = self.range;
+        self.ticks.iter().copied().filter(|tick| (start..=end).contains(tick)).collect()
     }
 
     fn range(&self) -> Range<f64> {
-        1.0 - rest_at(0)..1.0 - rest_at(CURVE_POINTS - 1)
+        self.range.clone()
     }
 }
 
-impl ValueFormatter<f64> for Percentiles {
-    /// To one decimal: the key points have no more.
+impl ValueFormatter<f64> for Axis {
+    /// No tick has more decimals.
     fn format_ext(&self, value: &f64) -> String {
-        format!("{}", (1_000.0 * value).round() / 10.0)
+        format!("{}", (1_000.0 * value).round() / 1_000.0)
     }
 }
 
-impl Picture {
+impl Picture<'_> {
     /// As SVG and as PNG, at `path` but for the extension.
-    fn draw_both(self, path: &str, cells: &[Cell]) -> Result<(), Box<dyn Error>> {
+    fn draw_both(&self, path: &str, cells: &[Cell]) -> Result<(), Box<dyn Error>> {
         let svg = format!("{path}.svg");
         self.draw(&SVGBackend::new(&svg, SIZE).into_drawing_area(), cells)?;
         let png = format!("{path}.png");
         self.draw(&BitMapBackend::new(&png, SIZE).into_drawing_area(), cells)
     }
 
-    fn draw<B>(self, area: &DrawingArea<B, Shift>, cells: &[Cell]) -> Result<(), Box<dyn Error>>
+    fn draw<B>(&self, area: &DrawingArea<B, Shift>, cells: &[Cell]) -> Result<(), Box<dyn Error>>
     where
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
-        match self {
-            Self::Latency => draw_latencies(area, cells)?,
-            Self::Share => draw_shares(area, cells)?,
+        let Some(first) = cells.first() else { return Ok(()) };
+        area.fill(&WHITE)?;
+        let area = area.margin(8, 0, 0, 0).titled(&caption(first), (FONT, 18))?;
+        let (left, right) = area.split_horizontally(SIZE.0 as i32 - LEGEND);
+        let mut chart = ChartBuilder::on(&left)
+            .margin(10)
+            .x_label_area_size(48)
+            .y_label_area_size(64)
+            .build_cartesian_2d(self.x.clone(), self.y.clone())?;
+        chart
+            .configure_mesh()
+            .x_desc(&self.x.means)
+            .y_desc(&self.y.means)
+            .label_style((FONT, LABELS))
+            .axis_desc_style((FONT, LABELS))
+            .bold_line_style(GRID)
+            .max_light_lines(0)
+            .draw()?;
+        for (place, cell) in (0..).zip(cells) {
+            let style = colour_of(cell).stroke_width(2);
+            chart.draw_series(LineSeries::new((self.line)(cell), style))?;
+            let height = 20 + 22 * place;
+            right.draw(&PathElement::new([(4, height + 7), (26, height + 7)], style))?;
+            right.draw(&Text::new(cell.policy, (32, height), (FONT, LABELS)))?;
         }
         area.present()?;
         Ok(())
@@ -119,86 +202,6 @@ fn colour_of(cell: &Cell) -> RGBColor {
 }
 
 fn caption(first: &Cell) -> String {
-    format!("{}, {} clients, load {}", first.scenario.name(), first.clients, first.load)
-}
-
-/// From the median to the slowest in a thousand, on logarithmic axes.
-fn draw_latencies<B>(area: &DrawingArea<B, Shift>, cells: &[Cell]) -> Result<(), Box<dyn Error>>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
-    let Some(first) = cells.first() else { return Ok(()) };
-    let curves = || cells.iter().flat_map(|cell| &cell.curve).copied();
-    let least = curves().fold(f64::INFINITY, f64::min);
-    let most = curves().fold(0.0, f64::max);
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(area)
-        .caption(caption(first), ("sans-serif", 18))
-        .margin(10)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
-        .build_cartesian_2d(Percentiles, (least * 0.9..most * 1.1).log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("percentile of the requests that were answered or given up")
-        .y_desc("latency, ms")
-        .y_label_formatter(&|millis| format!("{millis}"))
-        .light_line_style(WHITE)
-        .draw()?;
-    for cell in cells {
-        let colour = colour_of(cell);
-        let points = cell.curve.iter().enumerate();
-        let line = points.map(|(point, &millis)| (1.0 - rest_at(point), millis));
-        chart
-            .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
-            .label(cell.policy)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
-    Ok(())
-}
-
-fn draw_shares<B>(area: &DrawingArea<B, Shift>, cells: &[Cell]) -> Result<(), Box<dyn Error>>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
-    let Some(first) = cells.first() else { return Ok(()) };
-    let shares = cells.iter().flat_map(Cell::share_over_time).map(|(_, share)| share);
-    let most = shares.fold(0.0, f64::max) * 100.0;
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(area)
-        .caption(caption(first), ("sans-serif", 18))
-        .margin(10)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
-        .build_cartesian_2d(0.0..RUN as f64 / SECOND as f64, 0.0..most.max(0.1) * 1.05)?;
-    let (_, watched) = first.scenario.watched();
-    chart
-        .configure_mesh()
-        .x_desc("time, s")
-        .y_desc(format!("% of the requests to {watched}"))
-        .light_line_style(WHITE)
-        .draw()?;
-    for cell in cells {
-        let colour = colour_of(cell);
-        let line = cell.share_over_time().map(|(at, share)| (at, share * 100.0));
-        chart
-            .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
-            .label(cell.policy)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
-    Ok(())
+    let (scenario, clients, load) = (first.scenario.describe(), first.clients, first.load);
+    format!("{scenario} ({clients} clients, load {load})")
 }

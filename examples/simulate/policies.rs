@@ -65,6 +65,12 @@ const fn new(name: &'static str, what: &'static str, build: Build) -> Contender 
     Contender { name, what, build: Some(build), telling: false, rebuilt: false }
 }
 
+impl PartialEq for Contender {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 impl Contender {
     const fn telling(self) -> Self {
         Self { telling: true, ..self }

@@ -3,7 +3,6 @@
 use std::{
     fmt::{self, Write},
     io,
-    path::Path,
 };
 
 use crate::{
@@ -24,8 +23,12 @@ pub(crate) fn tables(study: &Study) -> Result<String, fmt::Error> {
     let mut text = String::new();
     for group in study.groups() {
         let Some(first) = group.first() else { continue };
-        let (clients, load, seeds) = (first.clients, first.load, first.seeds);
-        writeln!(text, "\n{clients} clients, load {load}, mean of {seeds} seeds")?;
+        let (clients, load) = (first.clients, first.load);
+        let of = match first.seeds {
+            1 => "one seed".to_owned(),
+            seeds => format!("mean of {seeds} seeds"),
+        };
+        writeln!(text, "\n{clients} clients, load {load}, {of}")?;
         if group.iter().all(|cell| cell.scenario == first.scenario) {
             one_scenario(&mut text, study, group)?;
             continue;
@@ -119,7 +122,7 @@ fn one_scenario(text: &mut String, study: &Study, group: &[Cell]) -> fmt::Result
 }
 
 /// Writes a line a cell.
-pub(crate) fn write_csv(study: &Study, path: &Path) -> io::Result<()> {
+pub(crate) fn write_csv(study: &Study, mut into: impl io::Write) -> io::Result<()> {
     let mut text = "scenario,policy,clients,load,seeds,requests,mean_ms,p50_ms,p90_ms,p99_ms,\
          p999_ms,p99_over_oracle,p999_over_oracle,errors,timeouts\n"
         .to_owned();
@@ -146,5 +149,5 @@ pub(crate) fn write_csv(study: &Study, path: &Path) -> io::Result<()> {
             cell.timeouts()
         ));
     }
-    std::fs::write(path, text)
+    into.write_all(text.as_bytes())
 }
