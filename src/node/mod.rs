@@ -140,8 +140,8 @@ impl Node {
 
     /// The latency to expect, up to the response head, in nanoseconds: the estimate of `model`
     /// faded towards the average of the pool's latest answers, or the age of the oldest request
-    /// without a response head, if that is higher. A node never heard of is taken for another that
-    /// answered before it came, or has that average.
+    /// without a response head, if that is higher. A node never heard of is taken for another of
+    /// its pool, or has that average.
     #[inline]
     pub fn latency_nanos(&self, model: LatencyModel, now: Instant) -> f64 {
         self.latency_nanos_at(model, self.fleet.nanos(now))
@@ -192,7 +192,7 @@ impl Node {
         self.report.weight(blackout, expiration, self.fleet.nanos(now))
     }
 
-    /// Expects of a fresh node what is known of `peer`, until it has answered.
+    /// Expects of a fresh node what is known of `peer`, if anything, until it has answered.
     pub(crate) fn take_for(&self, peer: &Node) {
         self.stats.guess(&peer.stats, &self.fleet);
     }

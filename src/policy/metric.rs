@@ -13,8 +13,7 @@ pub enum LoadMetric {
     /// fails.
     InFlight,
     /// Peak EWMA (from Finagle) times the requests in flight, and this one. Quick to fear a slow
-    /// answer, slow to forget it. A node never heard of counts as another does that
-    /// is known.
+    /// answer, slow to forget it. A node never heard of counts as another does.
     PeakEwma,
     /// The expected cost: average latency, or the age of the oldest request without an answer if
     /// that is more, times the requests in flight, and this one. Memories fade to the average

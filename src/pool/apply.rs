@@ -23,11 +23,9 @@ pub(crate) struct Applying<S> {
     applied: usize,
     before: Vec<Option<Member<S>>>,
     index_before: HashMap<Identity, usize>,
-    /// Where those stand that have no past.
+    /// Where those stand that have no past, and where the others do.
     fresh: Vec<usize>,
-    /// How many of the listed have been asked for their latency, and where those stand that have one.
-    asked: usize,
-    known: Vec<usize>,
+    others: Vec<usize>,
     diff: Diff,
 }
 
@@ -52,8 +50,7 @@ impl<S> Applying<S> {
             before,
             index_before,
             fresh: Vec::new(),
-            asked: 0,
-            known: Vec::new(),
+            others: Vec::new(),
             diff: Diff::default(),
         }
     }
@@ -106,47 +103,36 @@ impl<S> Applying<S> {
             return true;
         }
         let kept = self.index_before.get(identity).and_then(|&at| self.before[at].take());
-        let member = match kept {
+        let known = match kept {
             Some(mut member) => {
                 self.diff.changed += usize::from(member.take_value(endpoint));
-                member
+                Some(member)
             }
             None => {
                 self.diff.added += 1;
-                roster.revive(endpoint).unwrap_or_else(|| {
-                    self.fresh.push(roster.listed.len());
-                    roster.create(endpoint.clone(), make)
-                })
+                roster.revive(endpoint)
             }
         };
+        let standing = if known.is_some() { &mut self.others } else { &mut self.fresh };
+        standing.push(roster.listed.len());
+        let member = known.unwrap_or_else(|| roster.create(endpoint.clone(), make));
         roster.index.insert(identity.clone(), roster.listed.len());
         roster.listed.push(member);
         true
     }
 
-    /// Each of the fresh members is taken for one of those that have answered, drawn at random, until
-    /// it answers itself: so it is as attractive as any, and many clients do not agree on it. False
+    /// Each of the fresh members is taken for another, drawn at random, until it answers itself: so it
+    /// is as attractive as any, and many clients do not agree on it. Also for one of which nothing is
+    /// known: the one that a client likes best is among the known, whom it would meet too often. False
     /// if the turn is over before.
     fn introduce(&mut self, roster: &Roster<S>, turn: &mut Turn) -> bool {
-        if self.fresh.is_empty() {
+        if self.others.is_empty() {
             return true;
-        }
-        while let Some(member) = roster.listed.get(self.asked) {
-            if member.node.stats.has_latency() {
-                self.known.push(self.asked);
-            }
-            self.asked += 1;
-            if !turn.goes_on(&roster.fleet) {
-                return false;
-            }
-        }
-        if self.known.is_empty() {
-            self.fresh.clear();
         }
         let mut rng = roster.fleet.seeds.rng();
         while let Some(fresh) = self.fresh.pop() {
-            let known = self.known[rng.below(self.known.len())];
-            roster.listed[fresh].node.take_for(&roster.listed[known].node);
+            let other = self.others[rng.below(self.others.len())];
+            roster.listed[fresh].node.take_for(&roster.listed[other].node);
             if !turn.goes_on(&roster.fleet) {
                 return false;
             }
