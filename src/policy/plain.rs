@@ -5,9 +5,12 @@
 //! equally weighted nodes that are all connected, below their caps and without a failure; the
 //! snapshot does so in line, and asks the picker itself in any other case.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::LatencyModel;
@@ -32,6 +35,14 @@ pub enum Plain {
     AtRandom,
     /// The highest bidder for the request's key, or for a random one: by the hashes of the nodes.
     HighestBid(Arc<[u64]>),
+    /// The owner of the request's key, or of a random one.
+    Owner(Arc<dyn Owners>),
+}
+
+/// Whose a key is, and nothing else: what is called has only numbers to hand over.
+pub trait Owners: fmt::Debug + Send + Sync {
+    /// By the node's index in the tier; any number where that is empty.
+    fn owner_of(&self, key: u64) -> usize;
 }
 
 impl Plain {
@@ -68,6 +79,10 @@ impl Plain {
             Self::HighestBid(hashes) => {
                 let key = key.unwrap_or_else(|| moment.rng.next_u64());
                 one(nodes, highest_bid(hashes, key), cap)
+            }
+            Self::Owner(table) => {
+                let key = key.unwrap_or_else(|| moment.rng.next_u64());
+                one(nodes, table.owner_of(key), cap)
             }
         }
     }

@@ -29,11 +29,15 @@ impl Bids {
 }
 
 impl Table for Bids {
-    fn plain(&self) -> Plain {
+    fn plain(self: Arc<Self>) -> Plain {
         match self.weights {
             None => Plain::HighestBid(Arc::clone(&self.hashes)),
-            Some(_) => Plain::Other,
+            Some(_) => Plain::Owner(self),
         }
+    }
+
+    fn owner(&self, key: u64) -> usize {
+        self.find(key, |_| true).unwrap_or_default()
     }
 
     #[inline]

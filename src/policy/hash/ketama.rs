@@ -102,6 +102,11 @@ reused_picker!(Ketama);
 
 impl Table for KetamaTable {
     #[inline]
+    fn owner(&self, key: u64) -> usize {
+        self.0.owner(key << 32)
+    }
+
+    #[inline]
     fn find(&self, key: u64, accept: impl FnMut(usize) -> bool) -> Option<usize> {
         self.0.find(key << 32, accept)
     }

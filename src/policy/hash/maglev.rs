@@ -185,6 +185,11 @@ impl MaglevTable {
 
 impl Table for MaglevTable {
     #[inline]
+    fn owner(&self, key: u64) -> usize {
+        self.place(key)
+    }
+
+    #[inline]
     fn find(&self, key: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
         let owner = self.place(key);
         if accept(owner) { Some(owner) } else { self.walk(key, owner, accept) }

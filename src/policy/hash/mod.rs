@@ -25,7 +25,9 @@ pub use self::{
     rendezvous::Rendezvous,
     ring::{RingFunction, RingHash},
 };
-use super::{KeyHash, Pick, PickContext, Picker, Plain, Policy, Tier};
+use std::{fmt, sync::Arc};
+
+use super::{KeyHash, Pick, PickContext, Picker, Plain, Policy, Tier, plain::Owners};
 use crate::error::BuildError;
 
 /// A policy that sends a key to the node that a table says; [`BoundedLoad`] goes over any of them.
@@ -53,25 +55,44 @@ pub trait Build {
 }
 
 /// Whose a key is, and who is next.
-pub trait Table: Send + Sync + 'static {
+pub trait Table: fmt::Debug + Send + Sync + 'static {
+    /// Whose `key` is, whether that one can be used or not. By its index in the tier; any number where
+    /// the tier is empty.
+    fn owner(&self, key: u64) -> usize;
+
     /// The first node that `accept`s, from the owner of `key` on: every node is asked in the end,
     /// some perhaps more than once. By its index in the tier.
     fn find(&self, key: u64, accept: impl FnMut(usize) -> bool) -> Option<usize>;
 
     /// What a look-up comes to while the owner can be used.
     #[doc(hidden)]
-    fn plain(&self) -> Plain {
-        Plain::Other
+    fn plain(self: Arc<Self>) -> Plain
+    where
+        Self: Sized,
+    {
+        Plain::Owner(self)
+    }
+}
+
+impl<T: Table> Owners for T {
+    fn owner_of(&self, key: u64) -> usize {
+        self.owner(key)
     }
 }
 
 /// Picks what a table says.
 #[derive(Debug)]
-pub(super) struct HashPicker<T>(T);
+pub(super) struct HashPicker<T>(Arc<T>);
+
+impl<T: Table> HashPicker<T> {
+    pub(super) fn new(table: T) -> Self {
+        Self(Arc::new(table))
+    }
+}
 
 impl<T: Table> Picker for HashPicker<T> {
     fn plain(&self) -> Plain {
-        self.0.plain()
+        Arc::clone(&self.0).plain()
     }
 
     #[inline]
@@ -152,7 +173,7 @@ macro_rules! reused_picker {
             ) -> std::sync::Arc<dyn $crate::policy::Picker> {
                 use $crate::policy::hash::{Build, HashPicker};
                 let mut built = std::mem::take(&mut self.built);
-                let picker = built.reuse_or(tier, || HashPicker(self.table(tier)));
+                let picker = built.reuse_or(tier, || HashPicker::new(self.table(tier)));
                 self.built = built;
                 picker
             }

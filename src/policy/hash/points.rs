@@ -91,6 +91,11 @@ impl Points {
 
 impl Table for Points {
     #[inline]
+    fn owner(&self, key: u64) -> usize {
+        self.points.get(self.position(key)).map_or(0, |point| point.node as usize)
+    }
+
+    #[inline]
     fn find(&self, key: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
         if self.points.is_empty() {
             return self.rest.find(key, accept);

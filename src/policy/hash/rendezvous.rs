@@ -36,7 +36,7 @@ pub struct Rendezvous;
 
 impl Rendezvous {
     fn picker(self, tier: &Tier<'_>) -> Arc<dyn Picker> {
-        Arc::new(HashPicker(self.table(tier)))
+        Arc::new(HashPicker::new(self.table(tier)))
     }
 }
 
