@@ -47,7 +47,7 @@ pub trait Owners: fmt::Debug + Send + Sync {
 
 impl Plain {
     /// The node's index, unless something is out of the ordinary.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pick(
         &self,
         nodes: &[Arc<Node>],

@@ -90,7 +90,10 @@ impl<S, K> Snapshot<S, K> {
     }
 
     /// What a built-in policy picks while nothing is out of the ordinary.
-    #[inline]
+    ///
+    /// In line with the call: a call of its own would hand its lease over in memory, for a fifth of the
+    /// time of all of it.
+    #[inline(always)]
     fn choose_plainly(
         &self,
         fleet: &Fleet,
