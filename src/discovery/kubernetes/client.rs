@@ -18,9 +18,6 @@ use tower_layer::layer_fn;
 use super::throttle::{Throttle, Throttled};
 use crate::error::DiscoverError;
 
-/// How long the configuration may take: a kubeconfig may name a program that gives the credentials.
-const LOAD: Duration = Duration::from_secs(30);
-
 /// Where the client comes from.
 #[derive(Clone)]
 pub(super) enum Origin {
@@ -66,8 +63,23 @@ impl Clients {
         Arc::new(Self { origin, loaded: Mutex::default() })
     }
 
-    /// The client; reads the configuration if there is none yet.
-    pub(super) async fn get(&self) -> Result<Loan, DiscoverError> {
+    /// The client; reads the configuration if there is none yet, which may take as long as `limit`: a
+    /// kubeconfig may name a program that gives the credentials.
+    pub(super) async fn get(&self, limit: Duration) -> Result<Loan, DiscoverError> {
+        // All who wait for it wait in the same time, and not one after another.
+        match timeout(limit, self.loaded()).await {
+            Ok(loan) => loan,
+            Err(_elapsed) => {
+                let origin = &self.origin;
+                let text = format!(
+                    "no way to a Kubernetes API server from {origin}: not within {limit:?}"
+                );
+                Err(DiscoverError::new(text))
+            }
+        }
+    }
+
+    async fn loaded(&self) -> Result<Loan, DiscoverError> {
         let mut loaded = self.loaded.lock().await;
         let (client, throttle) = match (&self.origin, &loaded.client) {
             (Origin::Given(client), _) => (client.clone(), Throttle::default()),
@@ -100,17 +112,14 @@ impl fmt::Debug for Clients {
 // === impl Loaded ===
 
 impl Loaded {
+    /// Goes on where it was if it is dropped and called again.
     async fn load(&mut self, origin: &Origin) -> Result<(Client, Throttle), DiscoverError> {
         let loading = self.loading.get_or_insert_with(|| {
             // Files are read, and a program may be run and waited for: not on the runtime's workers.
             let (origin, runtime) = (origin.clone(), Handle::current());
             spawn_blocking(move || runtime.block_on(origin.load()))
         });
-        let Ok(loaded) = timeout(LOAD, loading).await else {
-            let text =
-                format!("no way to a Kubernetes API server from {origin}: not within {LOAD:?}");
-            return Err(DiscoverError::new(text));
-        };
+        let loaded = loading.await;
         self.loading = None;
         // Its runtime is gone, or it panicked.
         loaded.unwrap_or_else(|error| Err(unusable(origin, error)))

@@ -32,7 +32,13 @@ enum Cause {
 
 impl Failure {
     pub(super) fn new(verb: Verb, error: kube::Error) -> Self {
-        Self { verb: Some(verb), cause: Cause::Kube(error) }
+        match error {
+            // What is no event, kube reads as a status in which everything is missing.
+            kube::Error::Api(status) if status.code == 0 && status.message.is_empty() => {
+                Self::nonsense(verb, "no event")
+            }
+            error => Self { verb: Some(verb), cause: Cause::Kube(error) },
+        }
     }
 
     pub(super) fn silent(verb: Verb, after: Duration) -> Self {
@@ -89,10 +95,12 @@ impl Failure {
     }
 
     /// Whether another client might do better: the credentials are not accepted, or nothing gets
-    /// through at all.
+    /// through at all. A watch that breaks had got through, and a new client may have a program run
+    /// for its credentials.
     pub(super) fn is_of_client(&self) -> bool {
         match &self.cause {
             Cause::Kube(kube::Error::Api(status)) => status.code == 401,
+            Cause::Kube(kube::Error::ReadEvents(_) | kube::Error::SerdeError(_)) => false,
             Cause::Kube(_) | Cause::Silent(_) => true,
             Cause::Nonsense(_) | Cause::Client(_) => false,
         }
@@ -137,5 +145,58 @@ impl Failure {
                 DiscoverError::new(text)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16) -> Failure {
+        let status = Status::failure("text", "reason").with_code(code);
+        Failure::new(Verb::Watch, kube::Error::Api(status.boxed()))
+    }
+
+    /// R12: what a refusal, an unready server and a broken way each lead to.
+    #[test]
+    fn r12_each_answer_has_its_consequences() {
+        // The code; whether it is a refusal, may be the version's fault, and may be the client's.
+        for (code, refusal, version, client) in [
+            (400, true, false, false),
+            (401, false, false, true),
+            (403, true, false, false),
+            (404, true, false, false),
+            (408, false, false, false),
+            (429, false, false, false),
+            (500, false, true, false),
+            (502, false, false, false),
+            (503, false, false, false),
+            (504, false, false, false),
+        ] {
+            let failure = answer(code);
+            let found =
+                (failure.is_refusal(), failure.may_be_the_version(), failure.is_of_client());
+            assert_eq!(found, (refusal, version, client), "{code}");
+        }
+        let broken = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let reading = Failure::new(Verb::Watch, kube::Error::ReadEvents(broken()));
+        assert!(!reading.is_of_client(), "it had got through");
+        let service = Failure::new(Verb::List, kube::Error::Service(broken().into()));
+        assert!(service.is_of_client() && !service.is_refusal() && !service.may_be_the_version());
+        assert!(Failure::silent(Verb::List, Duration::from_secs(1)).is_of_client());
+    }
+
+    #[test]
+    fn a_server_says_in_its_answer_when_to_come_back() {
+        assert_eq!(answer(429).retry_after(), None);
+        // As its storage says it while it is not ready.
+        let text = r#"{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "storage is (re)initializing", "reason": "TooManyRequests",
+            "details": {"retryAfterSeconds": 3}, "code": 429}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        let failure = Failure::new(Verb::List, kube::Error::Api(status.boxed()));
+        assert_eq!(failure.retry_after(), Some(Duration::from_secs(3)));
     }
 }

@@ -28,6 +28,8 @@ use super::{
 const PAGE: u32 = 500;
 /// Events that were there at once and are published together.
 const BATCH: usize = 512;
+/// How long the configuration may take.
+const LOAD: Duration = Duration::from_secs(30);
 /// How long the head of a watch may take: the server sends it at once.
 const HEAD: Duration = Duration::from_secs(10);
 /// Watches in a row that began and ended without a word, after which the version that they began at is
@@ -86,7 +88,7 @@ impl ListWatch {
         let mut version = None;
         let mut fruitless = 0;
         loop {
-            let loan = match self.clients.get().await {
+            let loan = match self.clients.get(self.pace.silence().min(LOAD)).await {
                 Ok(loan) => loan,
                 Err(error) => {
                     self.report(Failure::of_client(error));

@@ -136,9 +136,10 @@ impl Kubernetes {
     ///
     /// It counts once the server has shown that it sends bookmarks, as it does about every minute;
     /// before that, a watch is given up some seconds after the server should have ended it (four to
-    /// five minutes). A list, and the head of a watch, have at most this long as well. Besides, a
-    /// watch that has said nothing for 10 to 15 s is begun anew when an endpoint cannot be connected
-    /// to; if nothing had been missed, not again for twice as long, up to this limit.
+    /// five minutes). A list, the head of a watch and the reading of the configuration have at most
+    /// this long as well. Besides, a watch that has said nothing for 10 to 15 s is begun anew when an
+    /// endpoint cannot be connected to; if nothing had been missed, not again for twice as long, up to
+    /// this limit.
     #[must_use]
     pub fn silence_limit(mut self, silence: Duration) -> Self {
         self.patience.silence = silence;
