@@ -86,6 +86,7 @@ impl Nginx {
         let nginx = Self { http1, http2, folder, master };
         let up = async {
             for address in [http1, http2] {
+                // Another process, which does not say when it listens.
                 while tokio::net::TcpStream::connect(address).await.is_err() {
                     Clock::default().sleep(Duration::from_millis(5)).await;
                 }

@@ -141,14 +141,6 @@ async fn a_burst_of_requests_is_no_flood_of_dials() {
     }
 }
 
-/// One request that runs, for as long as its pipe lives.
-async fn one_running(dials: &mut Dials, service: &HttpService) -> (JoinHandle<Sent>, DuplexStream) {
-    let running = call(service, get("/running"));
-    let mut pipe = dials.accept().await;
-    read_head(&mut pipe).await.unwrap();
-    (running, pipe)
-}
-
 /// R2: an endpoint that takes no new connection is out, though an old one is still open; and it is up
 /// again once that is returned.
 #[tokio::test(start_paused = true)]

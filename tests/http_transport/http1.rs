@@ -45,9 +45,7 @@ async fn requests_at_the_same_time_each_have_a_connection() {
 async fn r4_a_request_takes_a_returned_connection_before_its_own_is_made() {
     let (connect, mut dials) = Dials::new();
     let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-    let first = call(&service, get("/first"));
-    let mut one = dials.accept().await;
-    read_head(&mut one).await.unwrap();
+    let (first, mut one) = one_running(&mut dials, &service).await;
     let second = call(&service, get("/second"));
     let slow = dials.next().await;
     one.write_all(ANSWER).await.unwrap();
@@ -68,9 +66,7 @@ async fn r4_a_request_takes_a_returned_connection_before_its_own_is_made() {
 async fn a_request_takes_a_new_connection_before_one_is_returned() {
     let (connect, mut dials) = Dials::new();
     let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-    let _first = call(&service, get("/first"));
-    let mut one = dials.accept().await;
-    read_head(&mut one).await.unwrap();
+    let _running = one_running(&mut dials, &service).await;
     let second = call(&service, get("/second"));
     let mut two = dials.accept().await;
     assert!(read_head(&mut two).await.unwrap().starts_with("GET /second "));
@@ -82,9 +78,7 @@ async fn a_request_takes_a_new_connection_before_one_is_returned() {
 async fn a_connection_comes_back_at_the_end_of_the_body_and_not_before() {
     let (connect, mut dials) = Dials::new();
     let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-    let first = call(&service, get("/first"));
-    let mut one = dials.accept().await;
-    read_head(&mut one).await.unwrap();
+    let (first, mut one) = one_running(&mut dials, &service).await;
     one.write_all(&ANSWER[..ANSWER.len() - 1]).await.unwrap();
     let first = first.await.unwrap().unwrap();
     let second = call(&service, get("/second"));
@@ -126,15 +120,7 @@ async fn idle_connections_close_in_time_and_the_link_rests() {
     let http = Http::default().connector(connect).idle_timeout(Duration::from_secs(90));
     let (service, link) = make(&http, &some_endpoint());
     let clock = Clock::default();
-    let calls = [call(&service, get("/")), call(&service, get("/"))];
-    let (mut one, mut two) = (dials.accept().await, dials.accept().await);
-    for pipe in [&mut one, &mut two] {
-        read_head(pipe).await.unwrap();
-        pipe.write_all(ANSWER).await.unwrap();
-    }
-    for call in calls {
-        text(call.await.unwrap().unwrap()).await;
-    }
+    let [mut one, mut two] = two_idle(&mut dials, &service).await;
     // One is used again after a minute, and lives that much longer.
     clock.sleep(Duration::from_secs(60)).await;
     let start = clock.now();
@@ -174,15 +160,7 @@ async fn no_more_than_so_many_lie_idle() {
     let (connect, mut dials) = Dials::new();
     let http = Http::default().connector(connect).max_idle(1);
     let (service, link) = make(&http, &some_endpoint());
-    let calls = [call(&service, get("/")), call(&service, get("/"))];
-    let (mut one, mut two) = (dials.accept().await, dials.accept().await);
-    for pipe in [&mut one, &mut two] {
-        read_head(pipe).await.unwrap();
-        pipe.write_all(ANSWER).await.unwrap();
-    }
-    for call in calls {
-        text(call.await.unwrap().unwrap()).await;
-    }
+    let [mut one, mut two] = two_idle(&mut dials, &service).await;
     let closed = tokio::select! {
         read = one.read_u8() => read,
         read = two.read_u8() => read,

@@ -104,12 +104,7 @@ async fn t14_an_idempotent_request_survives_a_keep_alive_connection_that_dies() 
     ] {
         let (connect, mut dials) = Dials::new();
         let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-        let first = call(&service, get("/first"));
-        let mut pipe = dials.accept().await;
-        read_head(&mut pipe).await.unwrap();
-        pipe.write_all(ANSWER).await.unwrap();
-        text(first.await.unwrap().unwrap()).await;
-
+        let mut pipe = one_idle(&mut dials, &service).await;
         let request = Request::builder().method(method).uri("/").body("body".to_owned()).unwrap();
         let caught = call(&service, request);
         read_head(&mut pipe).await.unwrap();
@@ -140,11 +135,7 @@ async fn t14_an_idempotent_request_survives_a_keep_alive_connection_that_dies() 
 async fn t14_an_idempotent_request_is_sent_again_once() {
     let (connect, mut dials) = Dials::new();
     let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-    let first = call(&service, get("/"));
-    let mut pipe = dials.accept().await;
-    read_head(&mut pipe).await.unwrap();
-    pipe.write_all(ANSWER).await.unwrap();
-    text(first.await.unwrap().unwrap()).await;
+    let mut pipe = one_idle(&mut dials, &service).await;
     let caught = call(&service, get("/"));
     read_head(&mut pipe).await.unwrap();
     drop(pipe);
@@ -160,11 +151,7 @@ async fn t14_an_idempotent_request_is_sent_again_once() {
 async fn t14_what_was_sent_once_stays_ambiguous() {
     let (connect, mut dials) = Dials::new();
     let (service, _) = make(&Http::default().connector(connect), &some_endpoint());
-    let first = call(&service, get("/"));
-    let mut pipe = dials.accept().await;
-    read_head(&mut pipe).await.unwrap();
-    pipe.write_all(ANSWER).await.unwrap();
-    text(first.await.unwrap().unwrap()).await;
+    let mut pipe = one_idle(&mut dials, &service).await;
     let caught = call(&service, get("/"));
     read_head(&mut pipe).await.unwrap();
     drop(pipe);

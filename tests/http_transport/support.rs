@@ -127,6 +127,39 @@ pub(crate) fn accept(dial: oneshot::Sender<Pipe>) -> DuplexStream {
     theirs
 }
 
+/// One HTTP/1.1 request that runs, for as long as its pipe lives.
+pub(crate) async fn one_running(
+    dials: &mut Dials,
+    service: &HttpService,
+) -> (JoinHandle<Sent>, DuplexStream) {
+    let running = call(service, get("/running"));
+    let mut pipe = dials.accept().await;
+    read_head(&mut pipe).await.unwrap();
+    (running, pipe)
+}
+
+/// A connection of HTTP/1.1 that has served a request and lies idle.
+pub(crate) async fn one_idle(dials: &mut Dials, service: &HttpService) -> DuplexStream {
+    let (running, mut pipe) = one_running(dials, service).await;
+    pipe.write_all(ANSWER).await.unwrap();
+    text(running.await.unwrap().unwrap()).await;
+    pipe
+}
+
+/// Two of them.
+pub(crate) async fn two_idle(dials: &mut Dials, service: &HttpService) -> [DuplexStream; 2] {
+    let calls = [call(service, get("/")), call(service, get("/"))];
+    let mut pipes = [dials.accept().await, dials.accept().await];
+    for pipe in &mut pipes {
+        read_head(pipe).await.unwrap();
+        pipe.write_all(ANSWER).await.unwrap();
+    }
+    for call in calls {
+        text(call.await.unwrap().unwrap()).await;
+    }
+    pipes
+}
+
 // === servers ===
 
 pub(crate) struct Server {

@@ -220,7 +220,7 @@ async fn r2_a_handshake_has_its_time_within_the_connect_timeout() {
         let balance = Balance::builder(list).wait_for_endpoints(Duration::ZERO).make(http).unwrap();
         let error = get(&balance, "/").await.unwrap_err();
         assert!(error.is_unprocessed(), "{error}");
-        // Whoever comes after the first dial hears what became of it.
+        // Whoever comes after the first dial hears what became of it; nothing tells when that is.
         let timed_out = loop {
             let error = get(&balance, "/").await.unwrap_err();
             if let Some(cause) = caused::<evenkeel::client::ConnectError>(&error) {
@@ -253,6 +253,8 @@ async fn an_idle_connection_serves_the_next_request() {
         let balance = over([Endpoint::new(server.address)], tls);
         for _ in 0..20 {
             get(&balance, "/").await.unwrap();
+            // Time for what comes unasked to arrive. If it is too short the connection may still be
+            // under way back, and there is a second one; of two, one lies idle.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(server.accepted() <= 2, "{} connections for 20 requests", server.accepted());
