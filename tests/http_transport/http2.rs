@@ -1,6 +1,14 @@
 //! HTTP/2: one connection for many.
 
-use crate::support::*;
+use std::{
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{raw::*, support::*};
 
 #[tokio::test(start_paused = true)]
 async fn r2_http2_is_up_after_the_peers_first_frame_and_not_before() {
@@ -164,4 +172,92 @@ async fn a_refused_stream_is_unprocessed_and_a_reset_one_ambiguous() {
         server.await.unwrap();
     })
     .await;
+}
+
+/// A peer that has answered one request, and has read all that was sent.
+async fn answered_once() -> (HttpService, Dials, Raw) {
+    let (connect, mut dials) = Dials::new();
+    let (service, _) = make(&http2().connector(connect), &some_endpoint());
+    let first = call(&service, get("/"));
+    let mut peer = Raw::new(dials.accept().await).await;
+    peer.next(HEADERS).await;
+    peer.send(HEADERS, 5, 1, &[0x88]).await;
+    first.await.unwrap().unwrap();
+    peer.caught_up().await;
+    (service, dials, peer)
+}
+
+/// A stream that counts how often it is written to.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A short body is written together with its head, rather than after a turn of each side's tasks.
+#[tokio::test(start_paused = true)]
+async fn a_short_body_goes_with_its_head() {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let io = Mutex::new(Some(Counted(ours, Arc::clone(&writes))));
+    let http = http2().connector(move |_: &Address| {
+        let io = io.lock().unwrap().take().expect("one dial is enough");
+        std::future::ready(Ok::<_, BoxError>(Connected::new(TokioIo::new(io))))
+    });
+    let (service, _) = make(&http, &some_endpoint());
+    let first = call(&service, get("/"));
+    let mut peer = Raw::new(theirs).await;
+    peer.next(HEADERS).await;
+    peer.send(HEADERS, 5, 1, &[0x88]).await;
+    first.await.unwrap().unwrap();
+    peer.caught_up().await;
+    let before = writes.load(Ordering::SeqCst);
+    let _call = call(&service, Request::post("/").body("short".to_owned()).unwrap());
+    let (head, data) = (peer.frame().await.unwrap(), peer.frame().await.unwrap());
+    assert_eq!((head.kind, head.stream, head.flags & 1), (HEADERS, 3, 0));
+    assert_eq!((data.kind, data.stream, data.flags & 1), (DATA, 3, 1));
+    assert_eq!(data.payload, b"short");
+    assert_eq!(writes.load(Ordering::SeqCst) - before, 1);
+}
+
+/// What is queued early still waits for the peer's window (RFC 9113 section 5.2).
+#[tokio::test(start_paused = true)]
+async fn a_short_body_waits_for_the_peers_window() {
+    let (service, _dials, mut peer) = answered_once().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    peer.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    peer.caught_up().await;
+    let _call = call(&service, Request::post("/").body("short".to_owned()).unwrap());
+    assert_eq!(peer.frame().await.unwrap().kind, HEADERS);
+    assert!(peer.caught_up().await.is_empty(), "nothing fits into no window");
+    peer.send(WINDOW_UPDATE, 0, 3, &2_u32.to_be_bytes()).await;
+    assert_eq!(peer.next(DATA).await.payload, b"sh");
+    peer.send(WINDOW_UPDATE, 0, 3, &9_u32.to_be_bytes()).await;
+    let last = peer.next(DATA).await;
+    assert_eq!((&last.payload[..], last.flags & 1), (&b"ort"[..], 1));
 }

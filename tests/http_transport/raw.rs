@@ -62,6 +62,19 @@ impl Raw {
         Ok(RawFrame { kind, flags, stream: u32::from_be_bytes([d, e, f, g]), payload })
     }
 
+    /// Waits until everything sent so far has been read at the other end; the DATA that came meanwhile.
+    pub(crate) async fn caught_up(&mut self) -> Vec<RawFrame> {
+        self.send(PING, 0, 0, b"caughtup").await;
+        let mut data = Vec::new();
+        loop {
+            match self.frame().await.unwrap() {
+                pong if pong.kind == PING && pong.flags & ACK != 0 => return data,
+                frame if frame.kind == DATA => data.push(frame),
+                _ => {}
+            }
+        }
+    }
+
     /// The next frame of this kind that is no acknowledgement.
     pub(crate) async fn next(&mut self, kind: u8) -> RawFrame {
         loop {

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 use hyper::rt::{Read, Write};
 use tokio::net::TcpStream;
 
-use super::{eyeballs, socket::Socket};
+use super::{eyeballs, lookup, socket::Socket};
 use crate::{endpoint::Address, error::BoxError, node::Clock};
 
 /// Opens byte streams for [`Http`](super::Http).
@@ -109,7 +109,7 @@ async fn open(address: &Address) -> Result<Socket, BoxError> {
     let stream = match address {
         Address::Socket(address) => TcpStream::connect(address).await?,
         Address::Name { host, port } => {
-            let addresses = tokio::net::lookup_host((&**host, *port)).await?;
+            let addresses = lookup::addresses(host, *port).await?;
             let addresses = eyeballs::interleave(addresses, SocketAddr::is_ipv6);
             eyeballs::race(addresses, &Clock::default(), |address| async move {
                 TcpStream::connect(address).await.map_err(BoxError::from)

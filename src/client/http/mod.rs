@@ -26,6 +26,7 @@ mod h1;
 mod h2;
 mod head;
 mod io;
+mod lookup;
 mod pool;
 mod request_body;
 mod secure;

@@ -14,28 +14,41 @@ use std::{
 };
 
 use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::{UnixStream, unix};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, tcp},
 };
 
-pub(super) struct Socket(Arc<Kind>);
+/// The half that is read is owned: tokio then knows from a short read that there is no more, and need
+/// not ask the system in vain before it waits.
+pub(super) struct Socket {
+    read: Read,
+    shared: Arc<Write>,
+}
 
-pub(super) struct Check(Weak<Kind>);
+pub(super) struct Check(Weak<Write>);
 
-enum Kind {
-    Tcp(TcpStream),
+enum Read {
+    Tcp(tcp::OwnedReadHalf),
     #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+    Unix(unix::OwnedReadHalf),
+}
+
+enum Write {
+    Tcp(tcp::OwnedWriteHalf),
+    #[cfg(unix)]
+    Unix(unix::OwnedWriteHalf),
 }
 
 /// The same expression over whichever stream it is.
 macro_rules! each {
-    ($kind:expr, $stream:ident => $body:expr) => {
-        match $kind {
-            Kind::Tcp($stream) => $body,
+    ($of:ident, $half:expr, $stream:ident => $body:expr) => {
+        match $half {
+            $of::Tcp($stream) => $body,
             #[cfg(unix)]
-            Kind::Unix($stream) => $body,
+            $of::Unix($stream) => $body,
         }
     };
 }
@@ -44,27 +57,29 @@ macro_rules! each {
 
 impl Socket {
     pub(super) fn tcp(stream: TcpStream) -> Self {
-        Self(Arc::new(Kind::Tcp(stream)))
+        let (read, write) = stream.into_split();
+        Self { read: Read::Tcp(read), shared: Arc::new(Write::Tcp(write)) }
     }
 
     #[cfg(unix)]
-    pub(super) fn unix(stream: tokio::net::UnixStream) -> Self {
-        Self(Arc::new(Kind::Unix(stream)))
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self { read: Read::Unix(read), shared: Arc::new(Write::Unix(write)) }
     }
 
     pub(super) fn downgrade(&self) -> Check {
-        Check(Arc::downgrade(&self.0))
+        Check(Arc::downgrade(&self.shared))
     }
 
     /// Tries `operation` whenever the socket is ready for writing.
     fn poll_write_with(
         &self,
         cx: &mut Context<'_>,
-        mut operation: impl FnMut(&Kind) -> io::Result<usize>,
+        mut operation: impl FnMut(&Write) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(each!(&*self.0, stream => stream.poll_write_ready(cx)))?;
-            match operation(&self.0) {
+            ready!(each!(Write, &*self.shared, half => half.as_ref().poll_write_ready(cx)))?;
+            match operation(&self.shared) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -74,17 +89,11 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(each!(&*self.0, stream => stream.poll_read_ready(cx)))?;
-            match each!(&*self.0, stream => stream.try_read_buf(buf)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(drop)),
-            }
-        }
+        each!(Read, &mut self.read, half => Pin::new(half).poll_read(cx, buf))
     }
 }
 
@@ -94,7 +103,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |kind| each!(kind, stream => stream.try_write(buf)))
+        self.poll_write_with(cx, |write| each!(Write, write, half => half.try_write(buf)))
     }
 
     fn poll_write_vectored(
@@ -102,7 +111,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |kind| each!(kind, stream => stream.try_write_vectored(bufs)))
+        self.poll_write_with(cx, |write| each!(Write, write, half => half.try_write_vectored(bufs)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -114,7 +123,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = each!(&*self.0, stream => SockRef::from(stream).shutdown(Shutdown::Write));
+        let done = each!(
+            Write, &*self.shared, half => SockRef::from(half.as_ref()).shutdown(Shutdown::Write)
+        );
         Poll::Ready(match done {
             // The peer was faster.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -128,9 +139,9 @@ impl AsyncWrite for Socket {
 impl Check {
     /// Whether the socket is open, and silent as an idle HTTP/1.1 connection must be.
     pub(super) fn is_open(&self) -> bool {
-        let Some(kind) = self.0.upgrade() else { return false };
+        let Some(write) = self.0.upgrade() else { return false };
         let mut byte = [MaybeUninit::uninit()];
-        let peeked = each!(&*kind, stream => SockRef::from(stream).peek(&mut byte));
+        let peeked = each!(Write, &*write, half => SockRef::from(half.as_ref()).peek(&mut byte));
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -1,6 +1,7 @@
 //! The body of a request, as fast as the peer's windows allow.
 
 use std::{
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -16,12 +17,19 @@ use crate::error::BoxError;
 pub(super) struct Pump {
     stream: SendStream<Bytes>,
     waiting: Bytes,
+    /// What may still be queued whatever the windows say.
+    early: usize,
     over: bool,
 }
 
+/// How much of a body is queued at once with its head. A stream gets no window before its connection's
+/// task has opened it: a short body that waited for one would cost two more turns of that task, of the
+/// caller's, and a segment of its own. What the peer's windows do not take yet lies in the queue.
+const EARLY: usize = 16 * 1024;
+
 impl Pump {
     pub(super) fn new(stream: SendStream<Bytes>, over: bool) -> Self {
-        Self { stream, waiting: Bytes::new(), over }
+        Self { stream, waiting: Bytes::new(), early: EARLY, over }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -58,13 +66,15 @@ impl Pump {
     ) -> Poll<Result<(), Broken>> {
         loop {
             while !self.waiting.is_empty() {
-                self.stream.reserve_capacity(self.waiting.len());
-                let room = match self.stream.capacity() {
-                    0 => match ready!(self.stream.poll_capacity(cx)) {
+                let room = match mem::take(&mut self.early) {
+                    0 => match ready!(self.poll_room(cx)) {
                         Some(room) => room?,
                         None => return Poll::Ready(Err(Broken::Stream)),
                     },
-                    room => room,
+                    early => {
+                        self.early = early.saturating_sub(self.waiting.len());
+                        early
+                    }
                 };
                 let part = self.waiting.split_to(room.min(self.waiting.len()));
                 if part.is_empty() {
@@ -98,6 +108,15 @@ impl Pump {
                     }
                 },
             }
+        }
+    }
+
+    /// How much of what waits the windows take now.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<usize, h2::Error>>> {
+        self.stream.reserve_capacity(self.waiting.len());
+        match self.stream.capacity() {
+            0 => self.stream.poll_capacity(cx),
+            room => Poll::Ready(Some(Ok(room))),
         }
     }
 }
