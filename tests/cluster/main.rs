@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, pin::Pin, time::Duration};
 
 use control_plane::{ADMIN, ControlPlane, NAMESPACE, VIEWER, binaries, object, say};
 use evenkeel::discovery::{
-    Discover, Update,
+    Discover, RefreshHandle, Update,
     kubernetes::{Kubernetes, KubernetesService},
     refresh,
 };
@@ -36,11 +36,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 type Set = BTreeSet<String>;
 
 /// What a source says, over real time: guards against hanging, and no bounds.
-struct Updates(Pin<Box<dyn Stream<Item = Update> + Send>>);
+struct Updates(Pin<Box<dyn Stream<Item = Update> + Send>>, RefreshHandle);
 
 impl Updates {
     fn of(source: KubernetesService) -> Self {
-        Self(Box::pin(source.watch(refresh::channel().1)))
+        let (refresh, requests) = refresh::channel();
+        Self(Box::pin(source.watch(requests)), refresh)
     }
 
     async fn next(&mut self) -> Update {
@@ -153,6 +154,33 @@ async fn r12_a_killed_api_server_takes_nothing_away() {
         (seen.iter().filter(|seen| !seen.watch).count(), seen.iter().filter(is_gone).count());
     say(&format!("killed twice: {} answers, {lists} lists, {gone} times 410", seen.len()));
     assert_eq!(lists, 1 + gone, "{seen:?}");
+}
+
+/// R12: all connections to the server go silent, as behind a firewall that forgot them. An endpoint that
+/// cannot be reached raises the doubt; the watch is begun anew, on a connection that is not one of those,
+/// and goes on from where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12_connections_that_go_silent_are_found_and_left() {
+    let Some(binaries) = binaries() else { return };
+    let _one = ONE_AT_A_TIME.lock().await;
+    let plane = ControlPlane::start(&binaries, true).await;
+    plane.create_service("cart").await;
+    plane.create_pod("cart", "pod-1", "10.77.5.1").await;
+    let proxy = Proxy::to(plane.api_address()).await;
+    let file = plane.kubeconfig_file(ADMIN, proxy.address);
+    // The limit is for a list as well, so it has to leave a loaded machine some time.
+    let cluster = Kubernetes::kubeconfig(Some(file), None).silence_limit(Duration::from_secs(5));
+    let mut updates = Updates::of(cluster.service(NAMESPACE, "cart").port("http"));
+    updates.until(&pods(1..2)).await;
+    let mut follower =
+        Updates::of(Kubernetes::new(plane.client(ADMIN)).service(NAMESPACE, "cart").port("http"));
+    for round in 2..4 {
+        proxy.freeze();
+        plane.create_pod("cart", &format!("pod-{round}"), &format!("10.77.5.{round}")).await;
+        follower.until(&pods(1..round + 1)).await;
+        updates.1.request();
+        updates.until(&pods(1..round + 1)).await;
+    }
 }
 
 /// R11: etcd is compacted while the watch is cut off, and the API server has forgotten as well. It is
