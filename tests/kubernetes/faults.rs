@@ -5,20 +5,10 @@ use super::{
     *,
 };
 
-/// A server with one ready pod, and a source that watches it.
-async fn watched() -> (ApiServer, Updates) {
-    let api = ApiServer::start().await;
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::of(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
-    (api, updates)
-}
-
 /// R11: what happened unseen comes as one change, at the end of the relist and not page by page.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r11_a_relist_swaps_once() {
-    let api = ApiServer::start().await;
+    let api = ApiServer::in_memory();
     api.page(2);
     for index in 0..7 {
         api.put("shop", &format!("cart-{index}"), slice("cart", [ready(&ip(index))]));
@@ -43,9 +33,9 @@ async fn r11_a_relist_swaps_once() {
 }
 
 /// R11: a relist that finds what was known says nothing.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r11_a_relist_of_the_same_says_nothing() {
-    let api = ApiServer::start().await;
+    let api = ApiServer::in_memory();
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
     let mut updates = Updates::of(source(&api));
     assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
@@ -64,7 +54,7 @@ async fn r11_a_relist_of_the_same_says_nothing() {
 /// A version that is compacted away while nothing was watched: 410 as an event, then a list.
 #[tokio::test]
 async fn r11_a_version_too_old_is_listed_anew() {
-    let (mut api, mut updates) = watched().await;
+    let (mut api, mut updates) = watched_by(ApiServer::start().await).await;
     api.kill().await;
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
     api.compact();
@@ -95,10 +85,10 @@ async fn r11_nothing_is_taken_from_half_a_list() {
 }
 
 /// R12: a refusal is logged with verb, resource and namespace, once; and it heals.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r12_a_forbidden_list_says_what_is_missing() {
     let logged = logged::Logged::start();
-    let api = ApiServer::start().await;
+    let api = ApiServer::in_memory();
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
     api.fail(Verb::List, Fault::Status(403));
     let mut updates = Updates::of(source(&api));
@@ -128,9 +118,9 @@ async fn r12_a_forbidden_list_says_what_is_missing() {
 
 /// R12, R5: the right is withdrawn while the watch runs. What was seen stands, is said to be stale,
 /// and is kept up by lists if those are still allowed.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r12_a_watch_that_is_forbidden_keeps_what_was_seen() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     api.fail(Verb::Watch, Fault::Status(403));
     api.cut_watches();
     let error = loop {
@@ -160,10 +150,10 @@ async fn r12_a_watch_that_is_forbidden_keeps_what_was_seen() {
 }
 
 /// 404 (an old server), 500, 503: the last set stands, and the error says what was answered.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r5_no_answer_of_the_server_takes_away_what_was_seen() {
     for code in [404, 500, 503] {
-        let (api, mut updates) = watched().await;
+        let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
         api.fail(Verb::List, Fault::Status(code));
         api.fail(Verb::Watch, Fault::Status(code));
         api.cut_watches();
@@ -182,7 +172,7 @@ async fn r5_no_answer_of_the_server_takes_away_what_was_seen() {
 /// A server that is killed and comes back: what happened meanwhile is seen, without a list.
 #[tokio::test]
 async fn r12_a_restarted_server_is_watched_on_without_a_list() {
-    let (mut api, mut updates) = watched().await;
+    let (mut api, mut updates) = watched_by(ApiServer::start().await).await;
     api.kill().await;
     let error = updates.failed().await;
     assert!(error.starts_with("cannot watch endpointslices"), "{error}");
@@ -194,9 +184,9 @@ async fn r12_a_restarted_server_is_watched_on_without_a_list() {
 
 /// A server restored from a backup counts from an earlier version: watches from the future it ends
 /// at once, and only a list helps.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn r11_a_server_of_another_life_is_listed_anew() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     api.restore_from_backup();
     api.cut_watches();
     api.put("shop", "cart-b", slice("cart", [ready("10.0.0.2")]));

@@ -163,3 +163,13 @@ fn cluster(api: &ApiServer) -> Kubernetes {
 fn source(api: &ApiServer) -> KubernetesService {
     cluster(api).service("shop", "cart").port("http")
 }
+
+/// A server with one ready pod, and a source that watches it.
+async fn watched_by(api: ApiServer) -> (ApiServer, Updates) {
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    let mut updates =
+        if api.in_memory { Updates::patient(source(&api)) } else { Updates::of(source(&api)) };
+    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+    until("the watch", || api.open_watches() == 1).await;
+    (api, updates)
+}

@@ -15,21 +15,11 @@ fn now() -> Instant {
     Clock::default().now()
 }
 
-/// A server in memory with one ready pod, and a source that watches it.
-async fn watched() -> (ApiServer, Updates) {
-    let api = ApiServer::in_memory();
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
-    let mut updates = Updates::patient(source(&api));
-    assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-    until("the watch", || api.open_watches() == 1).await;
-    (api, updates)
-}
-
 /// R12: a watch that says nothing any more is found when the bookmarks do not come, and goes on from
 /// where it was.
 #[tokio::test(start_paused = true)]
 async fn r12_a_frozen_watch_is_found_after_ninety_seconds() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     for _ in 0..10 {
         tokio::time::sleep(60 * SECOND).await;
         api.bookmark();
@@ -48,7 +38,7 @@ async fn r12_a_frozen_watch_is_found_after_ninety_seconds() {
 /// R12: where no bookmark ever came, it is found when the server should have ended it.
 #[tokio::test(start_paused = true)]
 async fn r12_without_bookmarks_a_frozen_watch_is_found_when_it_should_have_ended() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     let frozen = now();
     api.freeze_open_watches();
     api.put("shop", "cart-b", slice("cart", [ready("10.0.0.2")]));
@@ -61,7 +51,7 @@ async fn r12_without_bookmarks_a_frozen_watch_is_found_when_it_should_have_ended
 /// R12: an endpoint that cannot be reached raises the doubt much earlier.
 #[tokio::test(start_paused = true)]
 async fn r12_a_failing_endpoint_has_a_silent_watch_begun_anew() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     let frozen = now();
     api.freeze_open_watches();
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
@@ -83,7 +73,7 @@ async fn r12_a_failing_endpoint_has_a_silent_watch_begun_anew() {
 #[tokio::test(start_paused = true)]
 async fn r12_an_endpoint_that_stays_dead_does_not_wear_the_server_out() {
     for bookmarks in [true, false] {
-        let (api, updates) = watched().await;
+        let (api, updates) = watched_by(ApiServer::in_memory()).await;
         let (handle, mut stream) = (updates.refresh, updates.stream);
         let reading = tokio::spawn(async move { while stream.next().await.is_some() {} });
         for second in 0..3_600 {
@@ -106,7 +96,7 @@ async fn r12_an_endpoint_that_stays_dead_does_not_wear_the_server_out() {
 /// R12: a watch that is busy is good, whatever endpoints do.
 #[tokio::test(start_paused = true)]
 async fn r12_a_busy_watch_is_not_doubted() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     for index in 2..200 {
         updates.refresh.request();
         api.put("shop", "cart-a", slice("cart", [ready(&ip(index))]));
@@ -143,7 +133,7 @@ async fn r12_a_server_that_does_not_answer_is_asked_again() {
 async fn r12_a_long_outage_ends_without_a_list() {
     for fault in [None, Some(Fault::Status(503)), Some(Fault::Throttled(429, 1)), Some(Fault::Hang)]
     {
-        let (mut api, mut updates) = watched().await;
+        let (mut api, mut updates) = watched_by(ApiServer::in_memory()).await;
         match fault {
             None => api.kill().await,
             Some(fault) => {
@@ -172,7 +162,7 @@ async fn r12_a_long_outage_ends_without_a_list() {
 /// failure: nothing is said, nothing listed, nothing missed.
 #[tokio::test(start_paused = true)]
 async fn r12_watches_that_are_closed_every_minute_are_no_news() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     for index in 2..60 {
         tokio::time::sleep(60 * SECOND).await;
         api.bookmark();
@@ -243,7 +233,7 @@ async fn a_throttled_list_waits_as_long_as_it_was_told() {
 /// An event that cannot be read is told and takes nothing away; the list that follows sets it right.
 #[tokio::test(start_paused = true)]
 async fn r5_an_event_that_makes_no_sense_takes_nothing_away() {
-    let (api, mut updates) = watched().await;
+    let (api, mut updates) = watched_by(ApiServer::in_memory()).await;
     api.fail(Verb::Watch, Fault::Nonsense);
     api.cut_watches();
     let error = loop {

@@ -72,7 +72,7 @@ pub(crate) struct ApiServer {
     changed: watch::Sender<u64>,
     cut: watch::Sender<u64>,
     address: SocketAddr,
-    in_memory: bool,
+    pub(crate) in_memory: bool,
     connections: Option<tokio::task::JoinHandle<()>>,
 }
 
