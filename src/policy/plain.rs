@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::LatencyModel;
+use super::{LatencyModel, stride::Stride};
 use crate::node::{Fleet, Moment, Node, Scan, mix};
 
 /// The plain way of a picker.
@@ -31,6 +31,8 @@ pub enum Plain {
     AllByLatency(LatencyModel),
     /// Each in its turn.
     InTurn(Arc<AtomicU64>),
+    /// Each in its turn, the heavier in more of them.
+    InTurnByWeight(Arc<AtomicU64>, Arc<Stride>),
     /// Any.
     AtRandom,
     /// The highest bidder for the request's key, or for a random one: by the hashes of the nodes.
@@ -75,6 +77,7 @@ impl Plain {
                 let turn = position.fetch_add(1, Ordering::Relaxed);
                 one(nodes, (turn % nodes.len() as u64) as usize, cap)
             }
+            Self::InTurnByWeight(position, stride) => one(nodes, stride.pick(position), cap),
             Self::AtRandom => one(nodes, moment.rng.below(nodes.len()), cap),
             Self::HighestBid(hashes) => {
                 let key = key.unwrap_or_else(|| moment.rng.next_u64());

@@ -37,7 +37,7 @@ pub(super) struct Positions(Vec<Arc<AtomicU64>>);
 #[derive(Debug)]
 pub(super) struct Turns {
     position: Arc<AtomicU64>,
-    stride: Option<Stride>,
+    stride: Option<Arc<Stride>>,
 }
 
 // === impl RoundRobin ===
@@ -70,7 +70,8 @@ impl Positions {
         if self.0.len() <= tier.index() {
             self.0.resize_with(tier.index() + 1, start);
         }
-        Turns { position: Arc::clone(&self.0[tier.index()]), stride }
+        let position = Arc::clone(&self.0[tier.index()]);
+        Turns { position, stride: stride.map(Arc::new) }
     }
 }
 
@@ -86,19 +87,19 @@ impl Clone for Positions {
 impl Turns {
     #[inline]
     fn turn(&self, nodes: usize) -> usize {
-        let next = || self.position.fetch_add(1, Ordering::Relaxed);
         match &self.stride {
-            None => (next() % nodes as u64) as usize,
-            Some(stride) => stride.pick(next),
+            None => (self.position.fetch_add(1, Ordering::Relaxed) % nodes as u64) as usize,
+            Some(stride) => stride.pick(&self.position),
         }
     }
 }
 
 impl Picker for Turns {
     fn plain(&self) -> Plain {
-        match self.stride {
-            None => Plain::InTurn(Arc::clone(&self.position)),
-            Some(_) => Plain::Other,
+        let position = Arc::clone(&self.position);
+        match &self.stride {
+            None => Plain::InTurn(position),
+            Some(stride) => Plain::InTurnByWeight(position, Arc::clone(stride)),
         }
     }
 

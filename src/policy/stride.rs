@@ -5,6 +5,8 @@
 //! asked, its quotient the generation. A node whose weight is `w` of 65,535 lets the other
 //! generations pass, evenly spread. Over 65,535 generations node `i` is chosen exactly `w_i` times.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{PickContext, Tier, weights::draw_accepted};
 
 const FULL: u64 = u16::MAX as u64;
@@ -15,7 +17,7 @@ const LEAST_MEANS: f64 = 0.01;
 
 /// The scaled weights of a tier, where they differ.
 #[derive(Clone, Debug)]
-pub(super) struct Stride {
+pub struct Stride {
     weights: Box<[u16]>,
 }
 
@@ -59,12 +61,12 @@ impl Stride {
         weights.iter().any(|&weight| weight != mean).then_some(Self { weights })
     }
 
-    /// The next node. `next` gives sequence numbers, each once. The heaviest node takes its turn in
-    /// every generation, so the search ends within two rounds.
-    pub(super) fn pick(&self, mut next: impl FnMut() -> u64) -> usize {
+    /// The next node. `position` gives sequence numbers, each once. The heaviest node takes its turn
+    /// in every generation, so the search ends within two rounds.
+    pub(super) fn pick(&self, position: &AtomicU64) -> usize {
         let nodes = self.weights.len() as u64;
         loop {
-            let sequence = next();
+            let sequence = position.fetch_add(1, Ordering::Relaxed);
             let node = (sequence % nodes) as usize;
             let generation = sequence / nodes;
             let weight = u64::from(self.weights[node]);
@@ -88,10 +90,10 @@ mod tests {
 
     /// The first `picks` picks of a schedule, counted by node. The sequence begins at 0.
     fn count(stride: &Stride, picks: usize) -> Vec<u64> {
-        let mut sequence = 0..;
+        let position = AtomicU64::new(0);
         let mut counts = vec![0; stride.weights.len()];
         for _ in 0..picks {
-            counts[stride.pick(|| sequence.next().unwrap())] += 1;
+            counts[stride.pick(&position)] += 1;
         }
         counts
     }
@@ -125,10 +127,9 @@ mod tests {
     fn a_schedule_built_for_each_pick_gives_the_same_picks() {
         let schedule = || Stride::of_measured(&[1.0, 2.0, 3.0]).unwrap();
         let one = schedule();
-        let (mut sequence, mut again) = (0.., 0..);
+        let (position, again) = (AtomicU64::new(0), AtomicU64::new(0));
         for _ in 0..100 {
-            let expected = one.pick(|| sequence.next().unwrap());
-            assert_eq!(schedule().pick(|| again.next().unwrap()), expected);
+            assert_eq!(schedule().pick(&again), one.pick(&position));
         }
     }
 
@@ -148,14 +149,11 @@ mod tests {
         let nodes = stride.weights.len() as u64;
         for start in [0, 1, 13, 65_535 * 7 + 3, u64::from(u32::MAX) - 5, 1 << 62] {
             let end = start + 65_535 * nodes;
-            let mut sequence = start;
+            let position = AtomicU64::new(start);
             let mut counts = vec![0_u64; stride.weights.len()];
             loop {
-                let node = stride.pick(|| {
-                    sequence += 1;
-                    sequence - 1
-                });
-                if sequence > end {
+                let node = stride.pick(&position);
+                if position.load(Ordering::Relaxed) > end {
                     break;
                 }
                 counts[node] += 1;
