@@ -6,7 +6,8 @@
 //! Figures of making are medians of five runs. Memory is what is still allocated once every endpoint has
 //! its client, and before any connection; the time is that of making them. The runtime of that part has
 //! one thread: "by make()" is how long the caller held it, and "longest hold" the longest time for which
-//! a task that is always ready had no turn after that.
+//! a task that is always ready had no turn after that, and of
+//! that the time that the processor worked for this thread and for no other process.
 
 #![allow(clippy::print_stdout, reason = "it is there to be read")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench may")]
@@ -26,6 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use cpu_time::ThreadTime;
 use evenkeel::{
     Balance, Builder, Endpoint,
     client::{Http, Tls},
@@ -66,17 +68,21 @@ fn main() {
 
 fn costs(endpoints: usize) {
     println!("{endpoints} endpoints, none connected: for each endpoint");
-    println!("{:<44} {:>9} {:>9} {:>12} {:>14}", "", "bytes", "us", "by make()", "longest hold");
+    println!(
+        "{:<44} {:>9} {:>9} {:>12} {:>14} {:>14}",
+        "", "bytes", "us", "by make()", "longest hold", "of it, work"
+    );
     let row = |name: &str, run: &dyn Fn() -> Cost| {
         let cost = Cost::median_of((0..RUNS).map(|_| run()));
         let each = endpoints as f64;
         let millis = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
         println!(
-            "{name:<44} {:>9.0} {:>9.2} {:>12} {:>14}",
+            "{name:<44} {:>9.0} {:>9.2} {:>12} {:>14} {:>14}",
             cost.bytes as f64 / each,
             cost.time.as_secs_f64() * 1e6 / each,
             millis(cost.make),
             cost.hold.map_or_else(|| "-".to_owned(), millis),
+            cost.work.map_or_else(|| "-".to_owned(), millis),
         );
     };
     let text: Vec<_> = addresses(endpoints).map(|address| address.to_string()).collect();
@@ -154,6 +160,7 @@ impl Cost {
             time: of(&costs, |cost| cost.time),
             make: of(&costs, |cost| cost.make),
             hold: of(&costs, |cost| cost.hold),
+            work: of(&costs, |cost| cost.work),
         }
     }
 }
@@ -163,6 +170,8 @@ struct Cost {
     time: Duration,
     make: Duration,
     hold: Option<Duration>,
+    /// As the hold, in time of the processor: without what other processes had of it.
+    work: Option<Duration>,
 }
 
 fn addresses(count: usize) -> impl Iterator<Item = SocketAddr> {
@@ -193,15 +202,17 @@ fn balanced<B>(count: usize, make: impl FnOnce() -> (evenkeel::Handle, B)) -> Co
         let (handle, balance) = make();
         let make = begin.elapsed();
         let (mut hold, mut last) = (Duration::ZERO, Instant::now());
+        let mut work = Duration::ZERO;
         let known = |status: Status| status.endpoints.len();
         while known(handle.status()) < count {
             // Looking takes time itself, which is not the balancer's.
             last = Instant::now();
+            let mut worked = ThreadTime::now();
             for _ in 0..20 {
                 tokio::task::yield_now().await;
-                let now = Instant::now();
-                hold = hold.max(now - last);
-                last = now;
+                hold = hold.max(last.elapsed());
+                work = work.max(worked.elapsed());
+                (last, worked) = (Instant::now(), ThreadTime::now());
             }
         }
         let time = last - begin;
@@ -209,7 +220,7 @@ fn balanced<B>(count: usize, make: impl FnOnce() -> (evenkeel::Handle, B)) -> Co
         tokio::time::sleep(Duration::from_millis(50)).await;
         let stats = region.change();
         let bytes = stats.bytes_allocated.saturating_sub(stats.bytes_deallocated);
-        cost = Some(Cost { bytes, time, make, hold: Some(hold) });
+        cost = Some(Cost { bytes, time, make, hold: Some(hold), work: Some(work) });
         (handle, balance)
     });
     runtime.block_on(async { drop(kept) });
@@ -225,7 +236,7 @@ fn each<C>(count: usize, make: impl Fn(SocketAddr) -> C) -> Cost {
         let stats = region.change();
         let bytes = stats.bytes_allocated.saturating_sub(stats.bytes_deallocated);
         drop(kept);
-        Cost { bytes, time, make: time, hold: None }
+        Cost { bytes, time, make: time, hold: None, work: None }
     })
 }
 
@@ -239,7 +250,7 @@ struct Client {
     call: Arc<dyn Fn() -> Call + Send + Sync>,
 }
 
-/// What rounds of calls took, in microseconds a call, and how many failed.
+/// What rounds of calls took, in microseconds a call, and how many of those one after another failed.
 #[derive(Default)]
 struct Rounds {
     failed: usize,
@@ -302,10 +313,10 @@ impl Rounds {
         let tasks: Vec<_> =
             (0..TOGETHER).map(|_| runtime.spawn(some(Arc::clone(&client.call), each))).collect();
         for task in tasks {
-            self.failed += runtime.block_on(task).unwrap().0;
+            runtime.block_on(task).unwrap();
         }
         let together = begin.elapsed();
-        self.calls += 2 * calls + each * TOGETHER;
+        self.calls += 2 * calls;
         if counts {
             let micros = |time: Duration, calls: usize| time.as_secs_f64() * 1e6 / calls as f64;
             self.alone.push(micros(alone, calls));

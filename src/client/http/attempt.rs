@@ -184,14 +184,14 @@ async fn http2(
     let Some(runtime) = pool.link.runtime().or_else(|| Handle::try_current().ok()) else {
         return Err(job.hand_back(Why::Unsent, "a tokio runtime is needed to send"));
     };
-    let trunk = slot.trunk.clone();
+    let record = slot.trunk.record();
     let mut head = job.head.clone();
     name.dress_http2(&mut head);
     let failed = match h2::exchange(slot, head, &mut job.body, &runtime).await {
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
-    let most = if trunk.has_served() { TRIES_WHERE_SERVED } else { TRIES };
+    let most = if record.has_served() { TRIES_WHERE_SERVED } else { TRIES };
     Err(match failed {
         h2::Failed::Unsent(cause) | h2::Failed::Above(cause) if tries <= most => {
             job.again(false, cause)
@@ -201,7 +201,7 @@ async fn http2(
             job.hand_back(Why::Refused, cause)
         }
         h2::Failed::Refused(cause) | h2::Failed::Unfit(cause) => Next::Fail(job.unprocessed(cause)),
-        h2::Failed::Died(cause) => job.outlive(trunk.has_served(), cause),
+        h2::Failed::Died(cause) => job.outlive(record.has_served(), cause),
         h2::Failed::Ambiguous(cause) => Next::Fail(Failed::Ambiguous(cause)),
     })
 }

@@ -44,13 +44,13 @@ pub(in super::super) enum Failed {
 /// Sends a request whose `head` is dressed for HTTP/2, and waits for the head of its response. The
 /// rest of a body that is not all sent by then goes on by itself.
 pub(in super::super) async fn exchange(
-    slot: Slot,
+    mut slot: Slot,
     head: Parts,
     body: &mut RequestBody,
     runtime: &Handle,
 ) -> Result<Response<HttpBody>, Failed> {
-    let (mut response, mut pump) = send(&mut slot.trunk.sender.clone(), head, body)
-        .map_err(|error| unsendable(&slot, error))?;
+    let sent = send(&mut slot.trunk.sender, head, body);
+    let (mut response, mut pump) = sent.map_err(|error| unsendable(&slot, error))?;
     let stream = response.stream_id().as_u32();
     slot.opened(stream);
     if pump.is_over() {

@@ -29,6 +29,9 @@ pub(in super::super) struct Trunk {
     pub(super) state: Arc<State>,
 }
 
+/// What is remembered of a trunk, without keeping it open.
+pub(in super::super) struct Record(Arc<State>);
+
 /// What a trunk, its streams and its driver all know.
 pub(super) struct State {
     pub(super) monitor: Arc<Monitor>,
@@ -152,6 +155,20 @@ impl Trunk {
 
     pub(in super::super) fn has_served(&self) -> bool {
         self.state.served.load(Ordering::Relaxed)
+    }
+
+    /// Cheaper than a clone, which takes the lock of the whole connection.
+    pub(in super::super) fn record(&self) -> Record {
+        Record(Arc::clone(&self.state))
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Whether a response has come on the connection.
+    pub(in super::super) fn has_served(&self) -> bool {
+        self.0.served.load(Ordering::Relaxed)
     }
 }
 
