@@ -87,11 +87,12 @@ where
     {
         loop {
             let mut seat = self.seat(&subject, since, &question);
-            match seat.answer.wait_for(Option::is_some).await {
-                Ok(landed) => return landed.clone(),
-                Err(_) if seat.own => return None,
-                // Whoever asked did so on a runtime that is gone.
-                Err(_) => {}
+            if let Ok(landed) = seat.answer.wait_for(Option::is_some).await {
+                return landed.clone();
+            }
+            // Whoever asked did so on a runtime that is gone.
+            if seat.own {
+                return None;
             }
         }
     }

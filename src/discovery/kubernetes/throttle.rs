@@ -1,6 +1,7 @@
 //! What the API server asks of a client with `Retry-After`, which kube's errors do not tell.
 
 use std::{
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
