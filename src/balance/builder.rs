@@ -64,7 +64,7 @@ impl Balance<Unset> {
     /// let error = Balance::to("static://10.0.0.1:80,10.0.0.1:0").unwrap_err();
     /// assert_eq!(
     ///     error.to_string(),
-    ///     "endpoint list, byte 12: `10.0.0.1:0` has port 0, which cannot be dialled",
+    ///     "endpoint list, byte 21: `10.0.0.1:0` has port 0, which cannot be dialled",
     /// );
     /// ```
     pub fn to(target: &str) -> Result<Builder<Target>, BuildError> {
