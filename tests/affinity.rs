@@ -3,7 +3,7 @@
 mod numbered;
 
 use evenkeel::{
-    Endpoint, Weight,
+    Endpoint, Protocol, Weight,
     policy::{IntoPolicy, Ketama, Maglev, Rendezvous, RingHash, Rng, hash_bytes},
     pool::TestBed,
 };
@@ -164,6 +164,28 @@ fn r23_owners_are_for_good() {
 
 const RENDEZVOUS_OWNERS: [usize; 16] = [2, 2, 6, 9, 0, 8, 3, 0, 6, 6, 6, 5, 1, 0, 4, 6];
 const RING_OWNERS: [usize; 16] = [1, 5, 8, 5, 2, 4, 2, 5, 7, 8, 5, 1, 2, 6, 4, 4];
+
+/// One address with several protocols is several endpoints: each has keys of its own.
+#[test]
+fn r23_endpoints_that_differ_by_protocol_share_the_keys() {
+    let protocols = [Protocol::Unspecified, Protocol::Http1, Protocol::Http2];
+    for name in [None, Some("users")] {
+        for kind in &EXACT[..2] {
+            let set = protocols.map(|protocol| {
+                let plain = endpoint(0).with_protocol(protocol);
+                name.map_or(plain.clone(), |name| plain.with_server_name(name))
+            });
+            let bed = (kind.make)(set.into());
+            let mut counts = [0; 3];
+            for number in 0..KEYS {
+                let owner = bed.pick(Some(key(number))).expect("all are accepted").endpoint();
+                counts[protocols.iter().position(|&one| one == owner.protocol()).expect("one")] +=
+                    1;
+            }
+            counts.into_iter().for_each(|count| kind.assert_near(count, KEYS as f64 / 3.0));
+        }
+    }
+}
 
 /// Shares follow weights. A weight that grows takes keys from all, and moves none between others.
 #[test]

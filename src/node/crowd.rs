@@ -5,8 +5,8 @@
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The count, and in the upper half how many have ever come, so that a look can tell whether another
-/// request came since. On cache lines of its own.
+/// The count, and in the upper half how many have ever come and were not turned away, so that a look can
+/// tell whether another request got on since. On cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct CrowdCount(AtomicU64);
@@ -16,11 +16,14 @@ pub(crate) struct CrowdCount(AtomicU64);
 pub(crate) struct Crowd {
     /// Requests that are counted now.
     pub(crate) count: u32,
-    /// How many have ever come, as far as 32 bits tell.
+    /// How many have ever come and were not turned away since, as far as 32 bits tell. Who compares
+    /// two looks may find one come and another turned away in its place: then no more were on nodes
+    /// than the first look counted.
     pub(crate) came: u32,
 }
 
-/// A request's place in the count, up to its drop.
+/// A request's place in the count. Dropped where no node takes the request, which is then as if it had
+/// never come.
 #[derive(Debug)]
 pub(crate) struct Counted<'a>(&'a CrowdCount);
 
@@ -52,6 +55,12 @@ impl CrowdCount {
         let before = self.0.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before as u32 > 0, "a request left the crowd twice");
     }
+
+    #[inline]
+    fn turn_away(&self) {
+        let before = self.0.fetch_sub(ONE_CAME + 1, Ordering::AcqRel);
+        debug_assert!(before as u32 > 0, "a request left the crowd twice");
+    }
 }
 
 // === impl Counted ===
@@ -59,14 +68,14 @@ impl CrowdCount {
 impl Counted<'_> {
     /// Somebody else says when the request leaves.
     #[inline]
-    pub(super) fn hand_over(self) {
+    pub(crate) fn hand_over(self) {
         std::mem::forget(self);
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.turn_away();
     }
 }
 
@@ -75,15 +84,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_who_is_there_and_who_ever_came() {
+    fn counts_who_is_there_and_who_ever_got_on() {
         let crowd = CrowdCount::new();
         let first = crowd.enter();
-        drop(crowd.enter());
-        assert_eq!(crowd.look(), Crowd { count: 1, came: 2 });
+        let second = crowd.enter();
+        assert_eq!(crowd.look(), Crowd { count: 2, came: 2 });
+        drop(second);
+        assert_eq!(crowd.look(), Crowd { count: 1, came: 1 }, "one was turned away");
         first.hand_over();
-        assert_eq!(crowd.look(), Crowd { count: 1, came: 2 });
+        assert_eq!(crowd.look(), Crowd { count: 1, came: 1 });
         crowd.leave();
-        assert_eq!(crowd.look(), Crowd { count: 0, came: 2 });
+        assert_eq!(crowd.look(), Crowd { count: 0, came: 1 });
     }
 
     /// The upper half runs over without touching the lower.
@@ -93,5 +104,6 @@ mod tests {
         let place = crowd.enter();
         assert_eq!(crowd.look(), Crowd { count: 1, came: 0 });
         drop(place);
+        assert_eq!(crowd.look(), Crowd { count: 0, came: u32::MAX });
     }
 }

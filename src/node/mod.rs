@@ -46,7 +46,7 @@ pub(crate) use self::{
 };
 use self::{link::LinkCell, report::ReportCell, stats::Stats};
 use crate::{
-    endpoint::{Endpoint, Parts},
+    endpoint::{Endpoint, Parts, Protocol},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -113,7 +113,8 @@ impl Node {
     }
 
     /// A hash of what identifies the endpoint: the same in every process, whatever the order of
-    /// endpoints (xxHash64 with seed 0 of the address and, where there is one, the server name).
+    /// endpoints (xxHash64 with seed 0 of the address and, where they are given, of the server name
+    /// and the protocol).
     #[inline]
     pub fn hash(&self) -> u64 {
         self.hash
@@ -274,6 +275,13 @@ fn hash_of(endpoint: &Endpoint) -> u64 {
         text.push('\n');
         text.push_str(name);
     }
+    // Nothing where none is given, which is nearly everywhere: a hash says whose a key is.
+    let protocol = match endpoint.protocol() {
+        Protocol::Unspecified => "",
+        Protocol::Http1 => "\0http/1.1",
+        Protocol::Http2 => "\0h2",
+    };
+    text.push_str(protocol);
     xxhash_rust::xxh64::xxh64(text.as_bytes(), 0)
 }
 

@@ -89,11 +89,17 @@ pub(crate) fn connected_nodes_come_first(case: &Case) {
     assert_eq!(picked.iter().sum::<u64>(), 6_000, "{counts:?}");
     case.assert_fair(&picked);
     if case.is_by_key() {
+        // Of 300 keys some 90 belong to the three: each goes there, and each other waits for its own.
+        let all_up = case.bed_of(10, 2);
+        let mut own_is_up = 0;
         for _ in 0..300 {
             let key = case.key(&mut rng);
-            let Some(lease) = bed.pick(key) else { continue };
-            assert!(up.contains(&index_of(&lease)), "on its own node, or it waits for it");
+            let own = index_of(&all_up.pick(key).unwrap());
+            let expected = up.contains(&own).then_some(own);
+            assert_eq!(bed.pick(key).as_ref().map(index_of), expected, "{own} owns the key");
+            own_is_up += usize::from(expected.is_some());
         }
+        assert!((1..300).contains(&own_is_up), "both were seen: {own_is_up}");
     }
     links[5].lost("reset");
     links[6].resting();

@@ -58,6 +58,15 @@ struct ExactPicker<T> {
     millionths: u64,
 }
 
+/// What a search for a node with room comes to.
+enum Search {
+    Found(Pick),
+    /// Some node may be used, but none of those has room.
+    Full,
+    /// This request may use none at all.
+    NoneUsable,
+}
+
 const MILLION: f64 = 1e6;
 
 /// Keeps it as Envoy does.
@@ -162,19 +171,27 @@ impl<P: HashPolicy> Policy for BoundedLoad<P> {
 impl<T: Table> ExactPicker<T> {
     /// A node with room where `count` requests are in flight on nodes of the weight `sum`.
     #[inline]
-    fn below_cap(&self, key: u64, cx: &PickContext<'_>, count: u32, sum: u64) -> Option<Pick> {
+    fn below_cap(&self, key: u64, cx: &PickContext<'_>, count: u32, sum: u64) -> Search {
         // The bound is the quotient of the two, rounded up. A whole number is below that if its
         // product is below the dividend: so most nodes are asked without a division.
         let dividend = |index: usize| {
             u128::from(self.millionths) * u128::from(count) * u128::from(self.weights[index])
         };
         let divisor = u128::from(sum) * MILLION as u128;
-        let index = self.table.find(key, |index| {
-            cx.accepts(index)
-                && u128::from(cx.nodes()[index].in_flight()) * divisor < dividend(index)
-        })?;
-        let cap = u32::try_from(dividend(index).div_ceil(divisor)).unwrap_or(u32::MAX);
-        Some(Pick::UseBelow { index, cap })
+        let mut some_usable = false;
+        let found = self.table.find(key, |index| {
+            let usable = cx.accepts(index);
+            some_usable |= usable;
+            usable && u128::from(cx.nodes()[index].in_flight()) * divisor < dividend(index)
+        });
+        match found {
+            Some(index) => {
+                let cap = u32::try_from(dividend(index).div_ceil(divisor)).unwrap_or(u32::MAX);
+                Search::Found(Pick::UseBelow { index, cap })
+            }
+            None if some_usable => Search::Full,
+            None => Search::NoneUsable,
+        }
     }
 
     /// Among listed nodes all that may be used are at their bounds. These add up to more than all
@@ -186,7 +203,7 @@ impl<T: Table> ExactPicker<T> {
         if sum == 0 {
             return Pick::Fail;
         }
-        if let Some(pick) = self.below_cap(key, cx, count, sum) {
+        if let Search::Found(pick) = self.below_cap(key, cx, count, sum) {
             return pick;
         }
         let in_flight = |index: usize| cx.nodes()[index].in_flight();
@@ -204,11 +221,15 @@ impl<T: Table> Picker for ExactPicker<T> {
         let key = key_of(cx);
         let mut crowd = cx.crowd();
         loop {
-            if let Some(pick) = self.below_cap(key, cx, crowd.count, self.sum) {
-                return pick;
+            match self.below_cap(key, cx, crowd.count, self.sum) {
+                Search::Found(pick) => return pick,
+                // Whoever else comes, there is nothing for this one.
+                Search::NoneUsable => return Pick::Fail,
+                Search::Full => {}
             }
-            // Requests that came meanwhile have their places by a larger count than this one knew;
-            // each turn of this loop is for one that got on.
+            // Requests that came meanwhile have their places by a larger count than this one knew.
+            // Who is turned away takes back that it came, so each turn of this loop is for one that
+            // got on, or is still looking.
             let now = cx.crowd();
             if now.came == crowd.came {
                 return self.among_usable(key, cx, crowd.count);
@@ -283,7 +304,77 @@ fn instead(
 
 #[cfg(all(test, not(evenkeel_loom)))]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::{
+        endpoint::Endpoint,
+        node::{Clock, Fleet, Lease, Node, Seeds},
+    };
+
+    /// A table of two nodes. During each of the first walks over it `meanwhile` happens.
+    #[derive(Debug)]
+    struct Eventful {
+        nodes: [Arc<Node>; 2],
+        meanwhile: fn(&Arc<Node>),
+        times: u32,
+        walks: AtomicU32,
+    }
+
+    impl Table for Eventful {
+        fn owner(&self, _key: u64) -> usize {
+            0
+        }
+
+        fn find(&self, _key: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
+            let walk = self.walks.fetch_add(1, Ordering::Relaxed);
+            assert!(walk < 10, "walks on and on");
+            let found = (0..2).find(|&index| accept(index));
+            if walk < self.times {
+                (self.meanwhile)(&self.nodes[0]);
+            }
+            found
+        }
+    }
+
+    /// What a pick over two nodes comes to, in how many walks, where each holds a request that is not
+    /// counted and may have up to `cap`, and `meanwhile` happens in the first so many walks.
+    fn pick(cap: u32, times: u32, meanwhile: fn(&Arc<Node>)) -> (Pick, u32) {
+        let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(1));
+        let node = |id: u64| {
+            let endpoint = Endpoint::new(([127, 0, 0, 1], id as u16));
+            Node::new(id, &endpoint, Arc::clone(&fleet))
+        };
+        let nodes = [node(1), node(2)];
+        let leases = nodes.each_ref().map(|node| Lease::acquire(node, None, None));
+        assert!(leases.iter().all(Option::is_some));
+        let table = Eventful { nodes: nodes.clone(), meanwhile, times, walks: AtomicU32::new(0) };
+        let weights = Box::new([1, 1]);
+        let picker = ExactPicker { table, weights, sum: 2, millionths: MILLION as u64 };
+        let moment = fleet.moment();
+        let mut cx =
+            PickContext::new(&nodes, &fleet, Some(1), &[], Some(cap), Scope::Listed, moment);
+        let pick = picker.pick(&mut cx);
+        (pick, picker.table.walks.into_inner())
+    }
+
+    /// Where nothing can be used, a request is turned away after one walk, whoever else comes
+    /// meanwhile; and where all are at their bounds, no walk is for one that was turned away itself.
+    #[test]
+    fn no_walk_is_for_others_that_are_turned_away() {
+        let turned_away: fn(&Arc<Node>) = |node| drop(node.fleet().crowd.enter());
+        let got_on: fn(&Arc<Node>) = |node| node.fleet().crowd.enter().hand_over();
+        for meanwhile in [turned_away, got_on] {
+            assert_eq!(pick(1, u32::MAX, meanwhile), (Pick::Fail, 1), "both are full");
+        }
+        // By its own bound neither has room; then once more among those that can be used.
+        let least = Pick::UseBelow { index: 0, cap: 2 };
+        assert_eq!(pick(9, 0, turned_away), (least, 2));
+        assert_eq!(pick(9, u32::MAX, turned_away), (least, 2));
+        // With two counted the bound of each is still 1; with three, it is 2.
+        assert_eq!(pick(9, 1, got_on), (least, 3));
+        assert_eq!(pick(9, u32::MAX, got_on), (least, 3), "found at the third walk");
+    }
 
     /// Hosts in the order of `overloaded` are overloaded, each a little more than the one before; the
     /// rest have half of their slots taken. As the predicate of Envoy's test has it.
