@@ -151,7 +151,11 @@ where
                 let error = error.into();
                 if !*this.over {
                     *this.over = true;
-                    this.lease.break_off(this.classify.broken(&*error));
+                    if is_callers(&*error) {
+                        this.lease.pass();
+                    } else {
+                        this.lease.break_off(this.classify.broken(&*error));
+                    }
                     this.lease.release();
                 }
                 let error = Error::broken_off(this.lease.endpoint(), error);
@@ -223,9 +227,7 @@ pub(crate) fn is_callers(error: &(dyn StdError + 'static)) -> bool {
     {
         let mut next = Some(error);
         while let Some(error) = next {
-            if error.is::<crate::error::BodyError>()
-                || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
-            {
+            if is_bodys(error) {
                 return true;
             }
             next = error.source();
@@ -236,13 +238,20 @@ pub(crate) fn is_callers(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// Whether `error` says that the body of the request failed.
+#[cfg(feature = "http")]
+fn is_bodys(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<crate::error::BodyError>()
+        || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
+}
+
 /// Whether `error` can only have come before anything was sent: the peer refused the connection.
 pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         #[cfg(feature = "http")]
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user) {
-            // The request's own body failed, perhaps for a refusal of its own.
+        if is_bodys(error) {
+            // Perhaps for a refusal of its own.
             return false;
         }
         let io = error.downcast_ref::<std::io::Error>();

@@ -2,6 +2,7 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod endings;
 mod faults;
 mod restart;
 mod server;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use evenkeel::{
     Balance, Endpoint, Error,
     client::{Http, HttpService},
-    discovery::Registry,
+    discovery::{Registry, StaticList},
     node::LinkState,
     policy::{IntoPolicy, LeastRequest, NoKey, P2c, RoundRobin},
 };

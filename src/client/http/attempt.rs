@@ -150,10 +150,13 @@ async fn http1(
     let mut error = match lane.send(Request::from_parts(head, lent.clone()), pool).await {
         Ok(response) => {
             lent.forget();
-            return Ok(response.map(HttpBody::http1));
+            return Ok(response.map(|body| HttpBody::http1(body, lent)));
         }
         Err(error) => error,
     };
+    if let Some(own) = lent.take_failure() {
+        return Err(Next::Fail(Failed::Ambiguous(own.into())));
+    }
     job.body = lent.reclaim();
     let returned = error.take_message().is_some();
     let error = error.into_error();
@@ -166,7 +169,7 @@ async fn http1(
     }
     // The peer closed it between two requests, as servers do, or before the first, as those that end
     // do; or it died of this one: nobody knows.
-    let quiet = !monitor.has_heard() && !monitor.is_cut() && !error.is_user();
+    let quiet = !monitor.has_heard() && !monitor.is_cut();
     Err(match quiet {
         true => job.outlive(used, error),
         false => Next::Fail(Failed::Ambiguous(error.into())),

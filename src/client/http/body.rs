@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::h2::Incoming;
+use super::{h2::Incoming, request_body::Lent};
 use crate::error::BoxError;
 
 /// The body of a response.
@@ -23,15 +23,17 @@ pub struct HttpBody(Kind);
 enum Kind {
     #[default]
     Empty,
-    Http1(hyper::body::Incoming),
+    /// With the request's body, unless all of that was sent before the response's head came.
+    Http1(hyper::body::Incoming, Option<Lent>),
     Http2(Incoming),
 }
 
 // === impl HttpBody ===
 
 impl HttpBody {
-    pub(super) fn http1(body: hyper::body::Incoming) -> Self {
-        Self(Kind::Http1(body))
+    pub(super) fn http1(body: hyper::body::Incoming, request: Lent) -> Self {
+        let unsent = !request.is_end_stream();
+        Self(Kind::Http1(body, unsent.then_some(request)))
     }
 
     pub(super) fn http2(body: Incoming) -> Self {
@@ -49,7 +51,11 @@ impl Body for HttpBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.get_mut().0 {
             Kind::Empty => Poll::Ready(None),
-            Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Kind::Http1(body, request) => Pin::new(body).poll_frame(cx).map_err(|error| {
+                // The connection breaks off for it, and says nothing of it here.
+                let own = request.take().and_then(|request| request.take_failure());
+                own.map_or_else(|| error.into(), BoxError::from)
+            }),
             Kind::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -57,7 +63,7 @@ impl Body for HttpBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Http1(body) => body.is_end_stream(),
+            Kind::Http1(body, _) => body.is_end_stream(),
             Kind::Http2(body) => body.is_end_stream(),
         }
     }
@@ -65,7 +71,7 @@ impl Body for HttpBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Http1(body) => body.size_hint(),
+            Kind::Http1(body, _) => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
         }
     }

@@ -17,7 +17,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::error::BoxError;
+use crate::error::{BodyError, BoxError};
 
 /// How much of a sent body is kept.
 const MOST_KEPT: usize = 64 * 1024;
@@ -59,7 +59,17 @@ pub(super) trait AnyBody: Send {
 
 /// A body that is lent to hyper, and comes back however the connection ends.
 #[derive(Clone)]
-pub(super) struct Lent(Arc<Mutex<RequestBody>>);
+pub(super) struct Lent(Arc<Loan>);
+
+struct Loan {
+    body: Mutex<RequestBody>,
+    failure: Failure,
+}
+
+/// Why a body failed of itself: kept from the protocol's library, which would tell the cause to nobody once
+/// the response's head has come. The reader of the response hears of it then.
+#[derive(Default)]
+pub(super) struct Failure(Mutex<Option<BodyError>>);
 
 // === impl RequestBody ===
 
@@ -275,11 +285,16 @@ where
 
 impl Lent {
     pub(super) fn new(body: RequestBody) -> Self {
-        Self(Arc::new(Mutex::new(body)))
+        Self(Arc::new(Loan { body: Mutex::new(body), failure: Failure::default() }))
+    }
+
+    /// Why the body failed of itself, if it did.
+    pub(super) fn take_failure(&self) -> Option<BodyError> {
+        self.0.failure.take()
     }
 
     fn body(&self) -> MutexGuard<'_, RequestBody> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the body back; whoever holds it still finds nothing.
@@ -300,7 +315,13 @@ impl Body for Lent {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut *self.body()).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut *self.body()).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                self.0.failure.set(error);
+                "the request's body failed".into()
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -309,6 +330,23 @@ impl Body for Lent {
 
     fn size_hint(&self) -> SizeHint {
         self.body().size_hint()
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Says why, before the news of it gets to anybody.
+    pub(super) fn set(&self, error: BoxError) {
+        *self.cell() = Some(BodyError(error));
+    }
+
+    pub(super) fn take(&self) -> Option<BodyError> {
+        self.cell().take()
+    }
+
+    fn cell(&self) -> MutexGuard<'_, Option<BodyError>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,8 +17,11 @@ use http_body::Body;
 use tokio::runtime::Handle;
 
 use super::{
-    super::{body::HttpBody, request_body::RequestBody},
-    incoming::Incoming,
+    super::{
+        body::HttpBody,
+        request_body::{Failure, RequestBody},
+    },
+    incoming::{Incoming, Rest},
     pump::Pump,
     trunk::{Gone, Slot},
 };
@@ -61,6 +64,7 @@ pub(in super::super) async fn exchange(
         if !pump.is_over() {
             match pump.poll(cx, body) {
                 Poll::Ready(Err(error)) => {
+                    pump.break_off();
                     return Poll::Ready(Err(Failed::Ambiguous(BodyError(error).into())));
                 }
                 Poll::Ready(Ok(())) => slot.sent(),
@@ -75,11 +79,17 @@ pub(in super::super) async fn exchange(
     let slot = Arc::new(slot);
     let rest = (!pump.is_over()).then(|| {
         let (mut body, slot) = (std::mem::replace(body, RequestBody::gone()), Arc::clone(&slot));
+        let failure = Arc::new(Failure::default());
+        let told = Arc::clone(&failure);
         let task = runtime.spawn(async move {
-            let _ = poll_fn(|cx| pump.poll(cx, &mut body)).await;
+            if let Err(error) = poll_fn(|cx| pump.poll(cx, &mut body)).await {
+                // First why, then the news of it.
+                told.set(error);
+                pump.break_off();
+            }
             slot.sent();
         });
-        task.abort_handle()
+        Rest::new(task.abort_handle(), failure)
     });
     let announced = response.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());

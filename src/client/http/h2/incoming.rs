@@ -11,7 +11,7 @@ use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
-use super::trunk::Slot;
+use super::{super::request_body::Failure, trunk::Slot};
 use crate::error::BoxError;
 
 /// A body that arrives, and what lives as long as its stream does.
@@ -23,7 +23,13 @@ struct Arriving {
     announced: Option<u64>,
     slot: Arc<Slot>,
     /// The rest of the request's body, which goes with the response unless that has ended.
-    pump: Option<AbortHandle>,
+    rest: Option<Rest>,
+}
+
+/// A request's body that goes on after the response's head.
+pub(super) struct Rest {
+    task: AbortHandle,
+    failure: Arc<Failure>,
 }
 
 /// Though its reason is `NO_ERROR`, which alone reads as if all were well.
@@ -36,10 +42,16 @@ impl Incoming {
         stream: RecvStream,
         announced: Option<u64>,
         slot: Arc<Slot>,
-        pump: Option<AbortHandle>,
+        rest: Option<Rest>,
     ) -> Self {
         let more = !stream.is_end_stream();
-        Self(more.then_some(Arriving { stream, announced, slot, pump }))
+        Self(more.then_some(Arriving { stream, announced, slot, rest }))
+    }
+}
+
+impl Rest {
+    pub(super) fn new(task: AbortHandle, failure: Arc<Failure>) -> Self {
+        Self { task, failure }
     }
 }
 
@@ -64,6 +76,10 @@ impl Arriving {
 
     /// What an error of the stream is to the reader of the body.
     fn fail(&self, error: h2::Error) -> Option<BoxError> {
+        // We reset it, since there is no more of the request to send.
+        if let Some(failure) = self.rest.as_ref().and_then(|rest| rest.failure.take()) {
+            return Some(failure.into());
+        }
         // A peer that has answered in full may so tell that it wants no more of the request (RFC 9113
         // section 8.1). Without the end of the stream, only what was announced tells a full answer.
         let full = self.announced == Some(0) || self.stream.is_end_stream();
@@ -94,8 +110,8 @@ impl Body for Incoming {
             Some(Err(error)) => arriving.fail(error).map(Err),
             None => None,
         };
-        if let Some(pump) = arriving.pump.take().filter(|_| frame.is_some()) {
-            pump.abort();
+        if let Some(rest) = arriving.rest.take().filter(|_| frame.is_some()) {
+            rest.task.abort();
         }
         // The stream is let go of, for the next request and for the end of its connection.
         self.0 = None;
@@ -119,8 +135,8 @@ impl Body for Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         // Nobody wants the response, so the stream is reset: the last handle on it is the pump's.
-        if let Some(Arriving { pump: Some(pump), .. }) = &self.0 {
-            pump.abort();
+        if let Some(Arriving { rest: Some(rest), .. }) = &self.0 {
+            rest.task.abort();
         }
     }
 }

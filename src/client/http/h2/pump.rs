@@ -36,8 +36,9 @@ impl Pump {
         self.over
     }
 
-    /// Sends what can be sent; ready when there is nothing left to do. An error is the body's own: if
-    /// the stream ends before it, the response says why.
+    /// Sends what can be sent; ready when there is nothing left to do. An error is the body's own, after
+    /// which whoever polls [breaks off](Self::break_off): if the stream ends before it, the response says
+    /// why.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -52,11 +53,16 @@ impl Pump {
         }
         self.over = true;
         self.waiting = Bytes::new();
-        if let Poll::Ready(Err(Broken::Body(error))) = polled {
-            self.stream.send_reset(Reason::INTERNAL_ERROR);
-            return Poll::Ready(Err(error));
+        match polled {
+            Poll::Ready(Err(Broken::Body(error))) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
+    }
+
+    /// Resets the stream: the peer will not get all of the body. The reader of the response hears of it,
+    /// too.
+    pub(super) fn break_off(&mut self) {
+        self.stream.send_reset(Reason::INTERNAL_ERROR);
     }
 
     fn poll_send(
