@@ -21,7 +21,7 @@ use evenkeel::{
     policy::RoundRobin,
 };
 use tokio::net::TcpListener;
-use tower_http::follow_redirect::FollowRedirectLayer;
+use tower_http::{decompression::DecompressionLayer, follow_redirect::FollowRedirectLayer};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -57,10 +57,13 @@ async fn main() -> Result<(), BoxError> {
         .clone()
         .timeout(Duration::from_secs(5))
         .layer(Cookies::default())
+        .layer(DecompressionLayer::new())
         .layer(FollowRedirectLayer::new());
     let answer = browser.get("http://users/login").send().await?;
     let url = answer.url().clone();
     println!("  http://users/login -> {url}: {}", answer.text().await?);
+    let answer = browser.get("http://users/zipped").send().await?;
+    println!("  http://users/zipped, unzipped: {}", answer.text().await?);
 
     println!("\nwhat errors say:");
     let late = users.get("http://users/hangs").timeout(Duration::from_millis(200)).send().await;
@@ -91,11 +94,19 @@ async fn serve(name: &'static str) -> Result<SocketAddr, BoxError> {
         let headers = [(header::SET_COOKIE, "session=7"), (header::LOCATION, "/home")];
         (StatusCode::SEE_OTHER, headers).into_response()
     };
+    // `printf 'both sides save bytes' | gzip -n9`
+    let zipped: &[u8] = &[
+        0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3, 0x4b, 0xca, 0x2f, 0xc9, 0x50, 0x28, 0xce, 0x4c, 0x49,
+        0x2d, 0x56, 0x28, 0x4e, 0x2c, 0x4b, 0x55, 0x48, 0xaa, 0x2c, 0x49, 0x2d, 6, 0, 0x96, 0xd5,
+        0x2a, 0xde, 0x15, 0, 0, 0,
+    ];
+    let zipped = ([(header::CONTENT_ENCODING, "gzip")], zipped);
     let app = Router::new()
         .route("/v1/{id}", get(user))
         .route("/count", post(|body: Bytes| async move { format!("{} bytes", body.len()) }))
         .route("/login", get(login))
         .route("/home", get(home))
+        .route("/zipped", get(move || async move { zipped }))
         .route("/hangs", get(std::future::pending::<()>));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -398,6 +398,7 @@ async fn what_a_client_does_above_requests_is_had_by_layers_and_options() {
         headers.insert(header::USER_AGENT, "shop/1".parse().unwrap());
         headers.append("x-many", "1".parse().unwrap());
         headers.insert(header::ACCEPT, "text/plain".parse().unwrap());
+        headers.insert(header::HOST, "users.shop".parse().unwrap());
         let users = server
             .client()
             .default_headers(headers)
@@ -408,6 +409,7 @@ async fn what_a_client_does_above_requests_is_had_by_layers_and_options() {
         assert_eq!(seen["headers"]["user-agent"], "shop/1");
         assert_eq!(seen["headers"]["x-many"], "mine");
         assert_eq!(seen["headers"]["accept"], "text/plain");
+        assert_eq!(seen["headers"]["host"], "users.shop");
 
         let answer = users.get("http://users/moved#part").send().await.unwrap();
         assert_eq!(answer.url().as_str(), "http://users/told/there?x=1#part");

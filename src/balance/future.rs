@@ -112,12 +112,13 @@ impl<S, Req, K, C> ResponseFuture<S, Req, K, C>
 where
     S: Service<Req>,
 {
-    /// The endpoint that has the request now, if one has.
+    /// The endpoint that may have processed the request, of a call that goes on: the one that has it
+    /// now, else the last that was tried if one did not prove that it had not.
     #[cfg(any(feature = "tonic", feature = "reqwest"))]
-    pub(crate) fn endpoint(&self) -> Option<crate::endpoint::Endpoint> {
+    pub(crate) fn may_be_at(&self) -> Option<crate::endpoint::Endpoint> {
         match &self.stage {
             Stage::Calling { lease, .. } => Some(lease.endpoint()),
-            _ => None,
+            _ => self.detour.as_ref()?.may_be_at(),
         }
     }
 }

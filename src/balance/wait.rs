@@ -217,6 +217,13 @@ impl<S, K> Detour<S, K> {
         }
     }
 
+    /// The last endpoint that was tried, if a peer may have processed the request.
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    pub(super) fn may_be_at(&self) -> Option<Endpoint> {
+        let (endpoint, _) = self.last.as_ref().filter(|_| self.ambiguous)?;
+        Some(endpoint.clone())
+    }
+
     /// The error of a call that waited for as long as it may.
     pub(super) fn too_late(&mut self) -> Error {
         let shared = &self.shared;

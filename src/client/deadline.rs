@@ -54,6 +54,11 @@ impl Timers {
         Self(Some(Arc::clone(fleet)))
     }
 
+    /// Whether they are those of the balancer with this fleet.
+    pub(super) fn are_of(&self, fleet: &Arc<Fleet>) -> bool {
+        self.0.as_ref().is_some_and(|own| Arc::ptr_eq(own, fleet))
+    }
+
     /// A deadline `limit` from now; none without a limit.
     pub(super) fn within(&self, limit: Option<Duration>) -> Deadline {
         Deadline(limit.map(|limit| {
@@ -123,7 +128,8 @@ where
         };
         passed.map(|after| {
             this.inner.set(None);
-            Some(Err(Error::deadline(after, this.endpoint.take()).into()))
+            // It came from a server, whether or not the endpoint is told.
+            Some(Err(Error::deadline(after, this.endpoint.take(), false).into()))
         })
     }
 
@@ -204,7 +210,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         let error = poll_fn(|cx| body.as_mut().poll_frame(cx)).await.unwrap().unwrap_err();
-        assert!(error.downcast::<Error>().unwrap().is_timeout());
+        let error = error.downcast::<Error>().unwrap();
+        assert!(error.is_timeout() && error.is_ambiguous(), "with no endpoint told, too");
         assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
     }
 

@@ -2,6 +2,9 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
+#[cfg(any(feature = "tonic", feature = "reqwest"))]
+use http::Uri;
+
 pub(crate) use self::unsent::{Began, Resume};
 pub use self::{
     build::{BuildError, ListError, ListErrorReason, TargetError, TargetErrorReason},
@@ -55,6 +58,11 @@ enum Kind {
     #[cfg(any(feature = "tonic", feature = "reqwest"))]
     Deadline {
         after: Duration,
+    },
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    Redirected {
+        from: Uri,
+        to: Uri,
     },
     Closed {
         target: Arc<str>,
@@ -134,15 +142,27 @@ impl Error {
         }))
     }
 
-    /// The caller's own deadline passed, while `endpoint` had the request, if one had.
+    /// The caller's own deadline passed; `endpoint` is the last that may have processed the request, if
+    /// it is known.
     #[cfg(any(feature = "tonic", feature = "reqwest"))]
-    pub(crate) fn deadline(after: Duration, endpoint: Option<Endpoint>) -> Self {
+    pub(crate) fn deadline(after: Duration, endpoint: Option<Endpoint>, unprocessed: bool) -> Self {
         Self(Box::new(Parts {
             kind: Kind::Deadline { after },
-            unprocessed: endpoint.is_none(),
+            unprocessed,
             endpoint,
             // Clients above know a timeout by it.
             source: Some(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }))
+    }
+
+    /// What came from `endpoint` leads from one origin to another.
+    #[cfg(any(feature = "tonic", feature = "reqwest"))]
+    pub(crate) fn redirected(endpoint: Option<Endpoint>, from: &Uri, to: Uri) -> Self {
+        Self(Box::new(Parts {
+            kind: Kind::Redirected { from: from.clone(), to },
+            endpoint,
+            unprocessed: false,
+            source: None,
         }))
     }
 
@@ -228,6 +248,19 @@ impl Error {
         matches!(self.0.kind, Kind::Closed { .. })
     }
 
+    /// Where a redirect led that was not followed there: to another origin (scheme, host or port), which
+    /// a balancer does not reach. A layer of reqwest's client had followed it.
+    ///
+    /// Whoever wants to go there takes another client. A policy of redirects that stops at the origin's
+    /// end, such as `tower_http`'s `SameOrigin`, gives the redirect itself back instead of this error.
+    #[cfg(feature = "reqwest")]
+    pub fn redirect(&self) -> Option<&Uri> {
+        match &self.0.kind {
+            Kind::Redirected { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+
     /// How many endpoints were known and why none served, where that is the error.
     pub fn census(&self) -> Option<Census> {
         match &self.0.kind {
@@ -262,6 +295,10 @@ impl fmt::Display for Error {
             Kind::AttemptTimeout { after } => write!(f, "no response within {after:?}")?,
             #[cfg(any(feature = "tonic", feature = "reqwest"))]
             Kind::Deadline { after } => write!(f, "the call was not complete within {after:?}")?,
+            #[cfg(any(feature = "tonic", feature = "reqwest"))]
+            Kind::Redirected { from, to } => {
+                write!(f, "the redirect from {from} to {to} leads to another origin")?;
+            }
             Kind::Closed { target } => write!(f, "the balancer of `{target}` is closed")?,
         }
         match (&self.0.endpoint, &self.0.kind) {

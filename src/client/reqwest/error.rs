@@ -16,7 +16,7 @@ pub enum SendError {
     #[error(transparent)]
     Request(reqwest::Error),
     /// The balancer's error, which names the endpoint where there was one. Also that of a timeout, of
-    /// the request or of the client.
+    /// the request or of the client, and of a redirect to [another origin](Error::redirect).
     #[error(transparent)]
     Balance(Error),
     /// An error of a layer over the balancer.

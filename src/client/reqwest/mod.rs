@@ -38,7 +38,7 @@ pub use self::{
 use super::{
     deadline::{TimedBody, Timers},
     http::{Http, HttpService},
-    sent::{Sent, Witness},
+    sent::{Note, Sent},
 };
 use crate::{
     balance::{AtBodyEnd, Balance, Builder, Handle},
@@ -88,10 +88,10 @@ use crate::{
 /// | the response with its URL, headers, version, streaming body, `json()` and so on | the same type; the [`Endpoint`](crate::Endpoint) is in its extensions, and `remote_addr()` is `None` |
 /// | timeout of a request | kept: from the start to the end of the response's body, waits included |
 /// | timeout of the client | [`timeout`](Self::timeout) |
-/// | default headers, `user_agent` | [`default_headers`](Self::default_headers); `Accept: */*` is sent as by reqwest |
+/// | default headers (`Host`, too), `user_agent` | [`default_headers`](Self::default_headers); `Accept: */*` is sent as by reqwest |
 /// | `connect_timeout`, `pool_*`, `http2_*`, `tcp_*`, `local_address` | the transport's: [`Http`], with [`over`](Self::over) |
 /// | TLS | the transport's: feature `tls`, with [`over`](Self::over) |
-/// | redirects | none by default; `tower_http::follow_redirect` by [`layer`](Self::layer) |
+/// | redirects | none by default; `tower_http::follow_redirect` by [`layer`](Self::layer), within the origin (scheme, host, port) of the URL: one that leads out of it is an error that [says where to](Error::redirect), and no endpoint is asked in another's name; with the policy `SameOrigin` it is the answer |
 /// | gzip, brotli, zstd, deflate | none by default; `tower_http::decompression` by [`layer`](Self::layer) |
 /// | cookies | none by default; `Cookies` (feature `cookies`) by [`layer`](Self::layer) |
 /// | `read_timeout` | `tower_http::timeout::ResponseBodyTimeoutLayer` by [`layer`](Self::layer) |
@@ -181,7 +181,7 @@ impl<K, C> ReqwestClient<Sent<Balance<HttpService, K, C>>> {
     pub fn over(client: Client, balance: Balance<HttpService, K, C>) -> Self {
         let timers = Timers::of(balance.fleet());
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("*/*"))]);
-        Self { client, inner: Sent::new(balance), headers, timeout: None, timers }
+        Self { client, inner: Sent::redirected(balance), headers, timeout: None, timers }
     }
 }
 
@@ -209,7 +209,7 @@ where
 }
 
 impl<S> ReqwestClient<S> {
-    /// Headers for requests that lack them.
+    /// Headers for requests that lack them. A `Host` among them stands in for that of the URL.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         for name in headers.keys() {
             self.headers.remove(name);
@@ -288,15 +288,17 @@ where
         let mut deadline = self.timers.within(request.timeout().copied().or(self.timeout));
         let url = request.url().clone();
         let mut service = self.inner.clone();
+        let note = Note::new(&self.timers);
         let prepared = http::Request::try_from(request).map(|request| self.prepare(request));
         let inner = async move {
-            let mut request = prepared.map_err(SendError::Request)?;
-            let witness = Witness::in_extensions(request.extensions_mut());
+            let request = prepared.map_err(SendError::Request)?;
             let uri = request.uri().clone();
-            let mut sending = Box::pin(async move {
+            let given = note.clone();
+            let mut sending = Box::pin(note.throughout(async move {
                 poll_fn(|cx| service.poll_ready(cx)).await?;
+                given.given();
                 service.call(request).await
-            });
+            }));
             let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Ready(sent) => Poll::Ready(Ok(sent)),
                 Poll::Pending => deadline.poll_passed(cx).map(Err),
@@ -307,7 +309,7 @@ where
                 Err(after) => {
                     // Dropped, it tells where it was.
                     drop(sending);
-                    Err(SendError::Balance(Error::deadline(after, witness.endpoint())))
+                    Err(SendError::Balance(note.too_late(after)))
                 }
             }
         };
@@ -316,7 +318,7 @@ where
 
     fn prepare(&self, mut request: http::Request<Body>) -> http::Request<Body> {
         let headers = request.headers_mut();
-        for name in self.headers.keys().filter(|name| **name != header::HOST) {
+        for name in self.headers.keys() {
             if !headers.contains_key(name) {
                 for value in self.headers.get_all(name) {
                     headers.append(name, value.clone());

@@ -29,7 +29,7 @@ use tower_service::Service;
 use super::{
     deadline::{Deadline, TimedBody, Timers},
     http::{Http, HttpService},
-    sent::{Sent, Witness},
+    sent::{Note, Sent},
 };
 use crate::{
     balance::{AtBodyEnd, Balance, Builder, Handle},
@@ -103,7 +103,7 @@ pin_project! {
         inner: Option<F>,
         deadline: Deadline,
         // Of a call with a deadline.
-        witness: Option<Witness>,
+        note: Option<Note>,
         unready: Option<tonic::Status>,
     }
 }
@@ -213,17 +213,22 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (mut witness, unready) = (None, self.unready.take());
+        let unready = self.unready.take();
         if unready.is_some() {
-            return TonicFuture { inner: None, deadline: Deadline::default(), witness, unready };
+            return TonicFuture { inner: None, deadline: Deadline::default(), note: None, unready };
         }
         let limit = timeout::of(request.headers());
         let deadline = self.timers.within(limit);
-        if limit.is_some() {
-            witness = Some(Witness::in_extensions(request.extensions_mut()));
-        }
+        let note = limit.map(|_| Note::new(&self.timers));
         request.headers_mut().entry(header::USER_AGENT).or_insert(USER_AGENT);
-        TonicFuture { inner: Some(self.inner.call(request)), deadline, witness, unready }
+        let inner = match &note {
+            Some(note) => {
+                note.given();
+                note.during(|| self.inner.call(request))
+            }
+            None => self.inner.call(request),
+        };
+        TonicFuture { inner: Some(inner), deadline, note, unready }
     }
 }
 
@@ -250,7 +255,11 @@ where
             return Poll::Ready(Err(status));
         }
         let inner = this.inner.as_mut().as_pin_mut().expect("a future is not polled after its end");
-        if let Poll::Ready(answer) = inner.poll(cx) {
+        let polled = match &this.note {
+            Some(note) => note.during(|| inner.poll(cx)),
+            None => inner.poll(cx),
+        };
+        if let Poll::Ready(answer) = polled {
             let deadline = std::mem::take(this.deadline);
             return Poll::Ready(match answer {
                 Ok(response) => {
@@ -263,8 +272,8 @@ where
         this.deadline.poll_passed(cx).map(|after| {
             // Dropped, it tells where it was.
             this.inner.set(None);
-            let endpoint = this.witness.take().and_then(|witness| witness.endpoint());
-            Err(status::of(Error::deadline(after, endpoint)))
+            let note = this.note.take().expect("a call with a deadline has a note");
+            Err(status::of(note.too_late(after)))
         })
     }
 }
