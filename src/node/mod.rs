@@ -163,8 +163,14 @@ impl Node {
 
     /// What one more request costs here, in nanoseconds, while nothing is held against it.
     #[inline]
-    pub(crate) fn plain_cost(&self, scan: &Scan) -> f32 {
-        self.stats.cost(scan)
+    pub(crate) fn plain_cost(&self, model: LatencyModel, now: u64) -> f32 {
+        self.stats.cost(model, &self.fleet, now)
+    }
+
+    /// The same for one who compares many nodes.
+    #[inline]
+    pub(crate) fn plain_cost_in(&self, scan: &Scan) -> f32 {
+        self.stats.cost_in(scan)
     }
 
     /// No more than [`latency_nanos_at`](Self::latency_nanos_at) whatever the time, while memories

@@ -170,7 +170,7 @@ impl Stats {
         match self.latency.get() {
             Some(sample) => {
                 let left = model.fading().left(Tick::from_nanos(now), sample.at);
-                faded(sample, left, fleet.recent.nanos())
+                faded(sample, left, || fleet.recent.nanos())
             }
             None => fleet.recent.nanos(),
         }
@@ -188,19 +188,39 @@ impl Stats {
         self.or_age_of_oldest(self.latency_nanos(model, fleet, now), occupancy, now)
     }
 
-    /// What one more request costs here, in nanoseconds, for one who compares many nodes.
+    /// What one more request costs here, in nanoseconds.
     #[inline]
-    pub(crate) fn cost(&self, scan: &Scan) -> f32 {
+    pub(crate) fn cost(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
+        let occupancy = self.occupancy();
+        let remembered = self.latency_nanos(model, fleet, now);
+        self.times_places(remembered, occupancy, now)
+    }
+
+    /// The same for one who compares many nodes.
+    ///
+    /// Without a branch on the age: of many nodes some were just picked and some were not, which the
+    /// processor cannot foresee.
+    #[inline]
+    pub(crate) fn cost_in(&self, scan: &Scan) -> f32 {
         let occupancy = self.occupancy();
         let remembered = match self.latency.get() {
-            Some(sample) => faded(sample, scan.fading.left(scan.tick, sample.at), scan.recent),
+            Some(sample) => {
+                let left = scan.fading.left(scan.tick, sample.at);
+                let faded = scan.recent + (sample.value - scan.recent) * left;
+                if left == 1.0 { sample.value } else { faded }
+            }
             None => scan.recent,
         };
+        self.times_places(remembered, occupancy, scan.now)
+    }
+
+    #[inline]
+    fn times_places(&self, remembered: f32, occupancy: Occupancy, now: u64) -> f32 {
         if occupancy.count() == 0 {
             return remembered;
         }
         let places = occupancy.count() as f32 + 1.0;
-        self.or_age_of_oldest(remembered, occupancy, scan.now) * places
+        self.or_age_of_oldest(remembered, occupancy, now) * places
     }
 
     #[inline]
@@ -399,7 +419,7 @@ impl Stats {
         let value = match before.remembered {
             None => nanos,
             Some((sample, left)) => {
-                let projected = faded(sample, left, before.recent.nanos());
+                let projected = faded(sample, left, || before.recent.nanos());
                 match model {
                     LatencyModel::Peak if nanos > projected => nanos,
                     LatencyModel::Peak => sample.value * left + nanos * (1.0 - left),
@@ -420,7 +440,7 @@ impl Stats {
         let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
         self.latency.update(|before| {
             let memory = before.map_or(0.0, |sample| {
-                faded(sample, PEAK_FADES.left(tick, sample.at), fleet.recent.nanos())
+                faded(sample, PEAK_FADES.left(tick, sample.at), || fleet.recent.nanos())
             });
             Some(Sample { value: memory.max(penalty), at: tick })
         });
@@ -446,13 +466,16 @@ impl Scan {
 
 /// What a latency comes to of which the share `left` is left; the rest is the average of the pool.
 ///
-/// Without a branch on the age: of many nodes some were just picked and some were not, which the
-/// processor cannot foresee.
+/// That is asked for where it counts: any answer may have just moved it, and to read what another
+/// thread has written costs as much as the rest of a pick.
 #[inline]
-fn faded(sample: Sample, left: f32, recent: f32) -> f32 {
+fn faded(sample: Sample, left: f32, recent: impl FnOnce() -> f32) -> f32 {
+    if left == 1.0 {
+        return sample.value;
+    }
     // In this form equals stay equal: a hair would decide a scan.
-    let faded = recent + (sample.value - recent) * left;
-    if left == 1.0 { sample.value } else { faded }
+    let recent = recent();
+    recent + (sample.value - recent) * left
 }
 
 /// What a sample moves on.

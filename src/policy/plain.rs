@@ -62,13 +62,13 @@ impl Plain {
             Self::Other => None,
             Self::TwoInFlight => of_two(nodes, cap, moment, |node| node.in_flight()),
             Self::TwoByLatency(model) => {
-                let scan = Scan::new(*model, fleet, moment.nanos(fleet));
-                of_two(nodes, cap, moment, |node| node.plain_cost(&scan))
+                let now = moment.nanos(fleet);
+                of_two(nodes, cap, moment, |node| node.plain_cost(*model, now))
             }
             Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
             Self::AllByLatency(model) => {
                 let scan = Scan::new(*model, fleet, moment.nanos(fleet));
-                least_of_all(nodes, cap, moment, |node| node.plain_cost(&scan))
+                least_of_all(nodes, cap, moment, |node| node.plain_cost_in(&scan))
             }
             Self::InTurn(position) => {
                 if nodes.is_empty() {
