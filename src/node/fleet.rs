@@ -12,15 +12,11 @@ use super::{
     Clock, Node, Signal, Sleep,
     crowd::CrowdCount,
     epoch::Epoch,
+    recent::RecentLatency,
     report::Reports,
     rng::{Rng, Seeds},
 };
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-/// The latency that a pool assumes before its first answer.
-const UNKNOWN_LATENCY_NANOS: f32 = 30e6;
-/// Weight of one answer in the average of the pool.
-const ANSWER_WEIGHT: f32 = 0.05;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Shared by all nodes of a pool.
 #[derive(Debug)]
@@ -52,15 +48,6 @@ pub(crate) struct Home {
     pub(crate) target: Arc<str>,
 }
 
-/// The average latency of the pool's latest answers, in nanoseconds: what memories fade to.
-///
-/// An average over answers, and not over nodes: what a node remembers from long ago has no part in
-/// what it fades to, or it would never be forgotten. On cache lines of its own: the rest of the fleet
-/// is read by all requests, and hardly ever written.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct RecentLatency(AtomicU32);
-
 /// Chance and time for a pick.
 ///
 /// Begun before the snapshot is loaded: the processor then works on both while it waits for the
@@ -71,12 +58,6 @@ pub(crate) struct Moment {
     /// In nanoseconds of the fleet, once the time was read.
     nanos: Option<u64>,
 }
-
-/// One reading of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Recent(u32);
-
-const NO_ANSWER_YET: u32 = 0;
 
 // === impl Fleet ===
 
@@ -202,45 +183,5 @@ impl Moment {
     #[inline]
     pub(crate) fn nanos(&mut self, fleet: &Fleet) -> u64 {
         *self.nanos.get_or_insert_with(|| fleet.now_nanos())
-    }
-}
-
-// === impl RecentLatency ===
-
-impl RecentLatency {
-    fn new() -> Self {
-        Self(AtomicU32::new(NO_ANSWER_YET))
-    }
-
-    #[inline]
-    pub(crate) fn read(&self) -> Recent {
-        Recent(self.0.load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    pub(crate) fn nanos(&self) -> f32 {
-        self.read().nanos()
-    }
-
-    /// Moves the average on from an earlier reading.
-    #[inline]
-    pub(crate) fn observe(&self, before: Recent, nanos: f32) {
-        let average = f32::from_bits(before.0);
-        let mut after = average + ANSWER_WEIGHT * (nanos - average);
-        // A step too small for the last bit would leave the average beside the truth for good.
-        if before.0 == NO_ANSWER_YET || after == average {
-            after = nanos;
-        }
-        // One of many: an answer that another overtakes here is not missed.
-        self.0.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
-    }
-}
-
-// === impl Recent ===
-
-impl Recent {
-    #[inline]
-    pub(crate) fn nanos(self) -> f32 {
-        if self.0 == NO_ANSWER_YET { UNKNOWN_LATENCY_NANOS } else { f32::from_bits(self.0) }
     }
 }

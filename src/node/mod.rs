@@ -14,6 +14,7 @@ mod link;
 mod oldest;
 mod outcome;
 mod places;
+mod recent;
 mod report;
 mod rng;
 mod signal;

@@ -5,9 +5,10 @@ use super::{
     Outcome, Verdict,
     epoch::nanos,
     fade::{Faded, Fading, Sample, Tick, ages, shares},
-    fleet::{Fleet, Recent},
+    fleet::Fleet,
     oldest::{Generation, Oldest, age_of},
     places::{Occupancy, Places},
+    recent::{Batch, Gathered, Recent},
 };
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -62,6 +63,7 @@ pub(crate) struct Stats {
     failures: Faded,
     /// Nanoseconds.
     latency: Faded,
+    gathered: Gathered,
     /// Until when, in nanoseconds of the fleet, the endpoint asked to be spared.
     spared_until: AtomicU64,
     oldest: Oldest,
@@ -77,6 +79,7 @@ impl Stats {
             guessed: AtomicBool::new(false),
             failures: Faded::new(),
             latency: Faded::new(),
+            gathered: Gathered::new(),
             spared_until: AtomicU64::new(0),
             oldest: Oldest::new(),
         }
@@ -402,9 +405,13 @@ impl Stats {
     fn before(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) -> Before {
         let tick = Tick::from_nanos(timing.now);
         let remembered = self.latency.get();
+        let remembered = remembered.map(|sample| (sample, model.fading().left(tick, sample.at)));
+        let batch = self.gathered.with(timing.nanos as f32, timing.now);
+        let has_faded = remembered.is_some_and(|(_, left)| left != 1.0);
         Before {
-            remembered: remembered.map(|sample| (sample, model.fading().left(tick, sample.at))),
-            recent: fleet.recent.read(),
+            remembered,
+            batch,
+            recent: (batch.is_due() | has_faded).then(|| fleet.recent.read()),
             guessed: self.guessed.load(Ordering::Relaxed),
         }
     }
@@ -415,11 +422,12 @@ impl Stats {
         if before.guessed {
             self.guessed.store(false, Ordering::Relaxed);
         }
+        let recent = || before.recent.unwrap_or_else(|| fleet.recent.read());
         let nanos = timing.nanos as f32;
         let value = match before.remembered {
             None => nanos,
             Some((sample, left)) => {
-                let projected = faded(sample, left, || before.recent.nanos());
+                let projected = faded(sample, left, || recent().nanos());
                 match model {
                     LatencyModel::Peak if nanos > projected => nanos,
                     LatencyModel::Peak => sample.value * left + nanos * (1.0 - left),
@@ -430,7 +438,10 @@ impl Stats {
             }
         };
         self.latency.set(Sample { value, at: Tick::from_nanos(timing.now) });
-        fleet.recent.observe(before.recent, nanos);
+        self.gathered.keep(before.batch);
+        if before.batch.is_due() {
+            fleet.recent.observe(recent(), before.batch);
+        }
     }
 
     /// A failure under [`LatencyModel::Peak`]: a peak, and no measurement.
@@ -483,7 +494,9 @@ fn faded(sample: Sample, left: f32, recent: impl FnOnce() -> f32) -> f32 {
 struct Before {
     /// The last sample, and the share of it that is left.
     remembered: Option<(Sample, f32)>,
-    recent: Recent,
+    batch: Batch,
+    /// Where it is needed.
+    recent: Option<Recent>,
     guessed: bool,
 }
 
