@@ -28,7 +28,7 @@ use evenkeel::{
 };
 use support::{Calls, Contender, Effort, now, print_table, random, two_of};
 
-const SIZES: [usize; 4] = [3, 10, 100, 1_000];
+const SIZES: [usize; 6] = [3, 10, 40, 100, 1_000, 10_000];
 
 /// What a floor keeps of an endpoint; as large as keeps neighbours off its cache line.
 struct FloorNode {
@@ -112,8 +112,7 @@ fn run(effort: Effort, nodes: usize, threads: usize) -> support::Group {
         Contender::new("rendezvous floor", &[], || floor(keyed_view, FloorView::highest)),
         Contender::new("Rendezvous", &["rendezvous floor"], || evenkeel_by_key(keyed)),
     ];
-    let few: Vec<_> = contenders.into_iter().take(9).collect();
-    effort.run(&few, threads)
+    effort.run(&contenders, threads)
 }
 
 /// The same with weights from 1 to 7.

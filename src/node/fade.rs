@@ -51,9 +51,15 @@ impl Tick {
 
 // === impl Fading ===
 
+static OVER_FIVE_SECONDS: [f32; ages(5.0)] = shares(5.0);
+static OVER_TEN_SECONDS: [f32; ages(10.0)] = shares(10.0);
+
 impl Fading {
+    pub(crate) const OVER_FIVE_SECONDS: Self = Self::by(&OVER_FIVE_SECONDS);
+    pub(crate) const OVER_TEN_SECONDS: Self = Self::by(&OVER_TEN_SECONDS);
+
     /// By a table of [`shares`].
-    pub(crate) const fn by(shares: &'static [f32]) -> Self {
+    const fn by(shares: &'static [f32]) -> Self {
         Self(shares)
     }
 
@@ -81,7 +87,7 @@ const fn halvings_per_tick(time_constant: f64) -> u64 {
 }
 
 /// How many ages leave something.
-pub(crate) const fn ages(time_constant: f64) -> usize {
+const fn ages(time_constant: f64) -> usize {
     ((FORGOTTEN_AFTER_HALVINGS << 32) / halvings_per_tick(time_constant)) as usize + 1
 }
 
@@ -89,7 +95,7 @@ pub(crate) const fn ages(time_constant: f64) -> usize {
 ///
 /// As 2^-halvings, since a constant cannot call `exp`: the whole part goes into the exponent, the next
 /// six bits into a table, and what is left is so small that a straight line serves.
-pub(crate) const fn shares<const AGES: usize>(time_constant: f64) -> [f32; AGES] {
+const fn shares<const AGES: usize>(time_constant: f64) -> [f32; AGES] {
     let mut shares = [1.0; AGES];
     let mut age = 1;
     while age < AGES {
@@ -179,11 +185,9 @@ impl Faded {
 mod tests {
     use super::*;
 
-    static OVER_FIVE_SECONDS: [f32; ages(5.0)] = shares(5.0);
-
     #[test]
     fn fading_follows_the_exponential() {
-        let fading = Fading::by(&OVER_FIVE_SECONDS);
+        let fading = Fading::OVER_FIVE_SECONDS;
         for nanos in [0_u64, 20_000_000, 1_000_000_000, 5_000_000_000, 30_000_000_000] {
             let tick = Tick::from_nanos(nanos);
             let exact = (-f64::from(tick.0) * (1 << Tick::SHIFT) as f64 * 1e-9 / 5.0).exp();
@@ -197,7 +201,7 @@ mod tests {
     /// T11: a clock that goes back ages nothing.
     #[test]
     fn t11_a_clock_that_goes_back_makes_no_age() {
-        let fading = Fading::by(&OVER_FIVE_SECONDS);
+        let fading = Fading::OVER_FIVE_SECONDS;
         assert_eq!(fading.left(Tick(5), Tick(900)), 1.0);
         assert_eq!(Tick(2).since(Tick(u32::MAX)), 3, "and the wrap is no step back");
     }

@@ -3,9 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict,
-    oldest::Generation,
-    stats::{Timing, Waits},
+    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict, latency::Timing, oldest::Generation,
+    stats::Waits,
 };
 use crate::endpoint::Endpoint;
 

@@ -9,6 +9,7 @@ mod crowd;
 mod epoch;
 mod fade;
 mod fleet;
+mod latency;
 mod lease;
 mod link;
 mod oldest;
@@ -19,6 +20,7 @@ mod report;
 mod rng;
 mod signal;
 mod stats;
+mod success;
 
 use std::{
     fmt,
@@ -30,20 +32,20 @@ use arc_swap::ArcSwap;
 
 pub use self::{
     clock::{Clock, Time},
+    latency::LatencyModel,
     lease::{Head, Lease},
     link::{Dial, Link, LinkState},
     outcome::{Outcome, Verdict},
     report::{LoadReport, WeighReport},
     rng::Rng,
-    stats::LatencyModel,
 };
 pub(crate) use self::{
     clock::{Sleep, after},
     crowd::{Counted, Crowd},
     fleet::{Fleet, Home, Moment},
+    latency::Scan,
     rng::{Seeds, mix},
     signal::{Listener, Signal},
-    stats::Scan,
 };
 use self::{link::LinkCell, report::ReportCell, stats::Stats};
 use crate::{

@@ -28,8 +28,8 @@ pub(crate) struct RecentLatency(AtomicU32);
 pub(crate) struct Recent(u32);
 
 /// Latencies of a node that it has not passed on yet: from the top their sum (an `f32`, 32 bits), how
-/// many they are (8), and when it last passed some on (24 bits of steps of 2^16 ns, about 66 us; where
-/// they wrap after 18 minutes, an answer is gathered that would have been passed on).
+/// many they are (8), and when it last passed some on, or 0 for never (24 bits of steps of 2^16 ns, about 66
+/// us; where they wrap after 9 minutes, an answer is gathered that would have been passed on).
 ///
 /// An answer that another thread overtakes here is not missed: one of many.
 #[derive(Debug)]
@@ -92,8 +92,9 @@ impl Recent {
 impl Gathered {
     const COUNT_SHIFT: u32 = 24;
     const SUM_SHIFT: u32 = 32;
-    const STEP_SHIFT: u32 = 16;
-    const STEPS: u32 = (1 << Self::COUNT_SHIFT) - 1;
+    /// Half a step: the lowest bit is always set, so that no time is 0.
+    const TIME_SHIFT: u32 = 15;
+    const TIME: u32 = (1 << Self::COUNT_SHIFT) - 1;
 
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -106,8 +107,8 @@ impl Gathered {
         Batch {
             sum: f32::from_bits((word >> Self::SUM_SHIFT) as u32) + nanos,
             count: (word >> Self::COUNT_SHIFT) as usize % MOST_GATHERED + 1,
-            last_passed: word as u32 & Self::STEPS,
-            now: (now >> Self::STEP_SHIFT) as u32 & Self::STEPS,
+            last_passed: word as u32 & Self::TIME,
+            now: (now >> Self::TIME_SHIFT) as u32 & Self::TIME | 1,
         }
     }
 
@@ -151,7 +152,7 @@ const fn weights() -> [f32; MOST_GATHERED + 1] {
 mod tests {
     use super::*;
 
-    const STEP: u64 = 1 << Gathered::STEP_SHIFT;
+    const STEP: u64 = 2 << Gathered::TIME_SHIFT;
 
     struct Pool(RecentLatency, Gathered);
 
@@ -174,12 +175,11 @@ mod tests {
 
     #[test]
     fn answers_that_come_apart_move_the_average_at_once() {
-        let Pool(recent, _) = &Pool::new();
-        assert_eq!(recent.nanos(), UNKNOWN_LATENCY_NANOS);
         let pool = Pool::new();
+        assert_eq!(pool.0.nanos(), UNKNOWN_LATENCY_NANOS);
         let mut expected = 100.0;
         for (turn, nanos) in [100.0, 200.0, 50.0, 0.0].into_iter().enumerate() {
-            assert!(pool.answer(nanos, (turn as u64 + 1) * STEP));
+            assert!(pool.answer(nanos, turn as u64 * STEP));
             expected += ANSWER_WEIGHT * (nanos - expected);
             assert!((pool.0.nanos() - expected).abs() < 1e-3);
         }
@@ -195,7 +195,8 @@ mod tests {
             assert_eq!(pool.0.nanos(), 100.0);
         }
         assert!(pool.answer(batch[7], STEP), "no more than eight are kept");
-        let expected = batch.iter().fold(100.0_f32, |average, _| average + 0.05 * (200.0 - average));
+        let expected =
+            batch.iter().fold(100.0_f32, |average, _| average + 0.05 * (200.0 - average));
         assert!((pool.0.nanos() - expected).abs() < 1e-3, "{} for {expected}", pool.0.nanos());
         assert!(!pool.answer(0.0, STEP), "and it begins anew");
     }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::node::{Clock, Seeds};
+use crate::node::{Clock, Seeds, success::FLOOR};
 
 fn fleet() -> std::sync::Arc<Fleet> {
     Fleet::new(Clock::default(), Seeds::fixed(1)).0
@@ -30,7 +30,7 @@ fn millis(stats: &Stats, fleet: &Fleet, now: u64, model: LatencyModel) -> f64 {
 fn a_failure_is_a_quarter_and_fades_over_five_seconds() {
     let (fleet, stats) = (fleet(), Stats::new());
     assert!(stats.is_blameless());
-    stats.fail(at(0), Outcome::Failure.into());
+    stats.success.fail(at(0), Outcome::Failure.into());
     assert!(!stats.is_blameless());
     assert!((stats.success(at(0)) - 0.75).abs() < 1e-6);
     let later = stats.success(at(5_000));
@@ -42,8 +42,8 @@ fn a_failure_is_a_quarter_and_fades_over_five_seconds() {
 #[test]
 fn the_success_has_a_floor() {
     let stats = Stats::new();
-    (0..1_000).for_each(|_| stats.fail(at(0), Outcome::Overloaded.into()));
-    assert_eq!(stats.success(at(0)), SUCCESS_FLOOR);
+    (0..1_000).for_each(|_| stats.success.fail(at(0), Outcome::Overloaded.into()));
+    assert_eq!(stats.success(at(0)), FLOOR);
 }
 
 /// R3: a node that asks to be spared stays at the floor for that time, at most a minute, whatever
@@ -55,13 +55,13 @@ fn r3_a_wish_to_be_spared_stands() {
         outcome: Outcome::Overloaded,
         spare_for: Some(Duration::from_secs(seconds)),
     };
-    stats.fail(at(0), spare(8));
-    stats.fail(at(0), spare(2));
+    stats.success.fail(at(0), spare(8));
+    stats.success.fail(at(0), spare(2));
     succeed(&stats, &fleet, 7_999, 1, LatencyModel::Average);
-    assert_eq!(stats.success(at(7_999)), SUCCESS_FLOOR);
+    assert_eq!(stats.success(at(7_999)), FLOOR);
     assert!(stats.success(at(8_000)) > 0.9);
-    stats.fail(at(10_000), spare(3_600));
-    assert_eq!(stats.success(at(69_999)), SUCCESS_FLOOR);
+    stats.success.fail(at(10_000), spare(3_600));
+    assert_eq!(stats.success(at(69_999)), FLOOR);
     assert!(stats.success(at(70_000)) > 0.9);
 }
 
@@ -165,7 +165,7 @@ fn t11_a_clock_that_goes_back_does_no_harm() {
     for model in MODELS {
         let (fleet, stats) = (fleet(), Stats::new());
         succeed(&stats, &fleet, 10_000, 50, model);
-        stats.fail(at(10_000), Outcome::Failure.into());
+        stats.success.fail(at(10_000), Outcome::Failure.into());
         assert!((millis(&stats, &fleet, 2_000, model) - 50.0).abs() < 0.1);
         assert!((stats.success(at(2_000)) - 0.75).abs() < 1e-6);
         succeed(&stats, &fleet, 1_000, 50, model);
