@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel::{
     Balance, Endpoint, Hints, Locality, Priority,
     discovery::{Discover, Here, RefreshRequests, Update},
+    node::LinkState,
     policy::RoundRobin,
     pool::{LocalityPreference, Settings},
 };
@@ -101,6 +102,39 @@ async fn a_higher_priority_takes_over_once_its_connection_lasts() {
     assert_eq!(shares(&balance, 5).await, only(&[1], 5), "now it has lasted");
     // A blink of the lower one is none of the higher's concern.
     fail(&world, 2);
+    assert_eq!(shares(&balance, 5).await, only(&[1], 5));
+}
+
+/// Nor does a connection count that the peer accepts and closes at once, however often it does.
+#[tokio::test(start_paused = true)]
+async fn a_higher_priority_whose_connections_carry_nothing_stays_out() {
+    let world = World::new();
+    let balance =
+        balanced(just(Update::Set([of_priority(1, 0), of_priority(2, 1)].into())), &world);
+    balance.ready().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let link = world.link(1);
+    fail(&world, 1);
+    let before = world.dials_of(1).len();
+    for _ in 0..600 {
+        assert_eq!(ask(&balance).await, name(2));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if link.state() == LinkState::Up {
+            link.closed_unused("the peer closed it");
+            assert!(matches!(link.state(), LinkState::Failed { .. }));
+        }
+    }
+    let dials = world.dials_of(1).len() - before;
+    // 0.25 s and 1.6 times that each, up to 10 s: seven in the first 9.5 s, and five in the rest.
+    assert!((9..=17).contains(&dials), "{dials} dials in a minute");
+
+    // One that lasted, and was closed then, had been good: idle connections are closed.
+    while link.state() != LinkState::Up {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    link.closed_unused("the peer closed it");
+    assert_eq!(link.state(), LinkState::Resting);
     assert_eq!(shares(&balance, 5).await, only(&[1], 5));
 }
 

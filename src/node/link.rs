@@ -6,8 +6,9 @@
 //!   ▲                     │      ▲                │    closed cleanly,
 //!   │ backoff over,       │      │ backoff over   │    next request dials
 //!   │ not kept connected  ▼      │                │
-//!   └────────────────── Failed ──┘◀───────────────┘ lost soon after it came up
-//! ```
+//!   └────────────────── Failed ──┘◀───────────────┘ soon after it came up: lost,
+//! ```                                                 or closed before it carried anything
+//!
 //! A client that reports nothing leaves its link `Unreported`, which counts as up.
 
 use std::{
@@ -92,6 +93,10 @@ pub(crate) struct LinkCell {
     failures_in_a_row: AtomicU32,
     cause: Mutex<Option<SharedError>>,
     dialer: OnceLock<Dialer>,
+    /// It failed by a connection that was closed unused, and a request that finds nothing better may
+    /// have it dialled before its backoff ends. Once: the dial may go as the one before did.
+    early: AtomicBool,
+    dialled_early: AtomicBool,
 }
 
 struct Dialer(Weak<dyn Dial>);
@@ -135,6 +140,8 @@ impl LinkCell {
             failures_in_a_row: AtomicU32::new(0),
             cause: Mutex::new(None),
             dialer: OnceLock::new(),
+            early: AtomicBool::new(false),
+            dialled_early: AtomicBool::new(false),
         }
     }
 
@@ -156,6 +163,11 @@ impl LinkCell {
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.kind() == IDLE
+    }
+
+    /// Whether a request that finds nothing better may have it dialled before its backoff ends.
+    pub(crate) fn may_be_early(&self) -> bool {
+        self.is_failed() && self.early.load(Ordering::Acquire)
     }
 
     /// Whether it failed and has not been up since.
@@ -189,7 +201,7 @@ impl LinkCell {
             && now.saturating_sub(word >> TIME_SHIFT) >= nanos(PROVEN_AFTER)
     }
 
-    /// Whether it is up and has been for a while.
+    /// Whether it is up and has been for a while, or rests after it was of use.
     pub(crate) fn is_lasting(&self, now: u64) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & KIND == RESTING || self.is_proven(word, now)
@@ -248,6 +260,7 @@ impl Node {
 
     /// Marks the link failed and begins its backoff.
     pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
+        self.link.early.store(false, Ordering::Release);
         let now = self.fleet.now_nanos();
         // Of many who report one failure at once, one counts it.
         let until = |backoff: Duration| now.saturating_add(nanos(backoff)) << TIME_SHIFT;
@@ -282,6 +295,14 @@ impl Node {
         let next = |word: u64| if managed { word & FAILING | IDLE } else { unreported };
         if self.link.shift(|kind| kind == FAILED, next).is_some() {
             self.fleet.signal.raise();
+        }
+    }
+
+    /// Ends the backoff for a request that wants it, if it may be dialled early.
+    pub(crate) fn end_backoff_early(&self) {
+        if self.link.is_failed() && self.link.early.swap(false, Ordering::AcqRel) {
+            self.link.dialled_early.store(true, Ordering::Release);
+            self.end_backoff();
         }
     }
 
@@ -392,10 +413,32 @@ impl Link {
         self.0.fleet.signal.raise();
     }
 
-    /// The last connection was closed cleanly, as idle ones are; the next request dials.
+    /// The last connection was closed cleanly, as idle ones are; the next request dials. For one that
+    /// was of use, or closed by the client itself: what the peer closed before it had carried anything
+    /// is [`closed_unused`](Self::closed_unused).
     pub fn resting(&self) {
         self.0.link.advance(RESTING);
         tracing::trace!(endpoint = %self.0, "connection closed while idle");
+    }
+
+    /// The peer closed the last connection, cleanly, and no request was ever sent on it. A second after
+    /// it came up or later, the link is [`resting`](Self::resting). Before that it has
+    /// [`failed`](Self::failed): a TCP proxy without a server behind it accepts, and closes. Should it
+    /// be a server after all, that closes what is idle very soon: a request that nobody else can serve
+    /// does not wait for the end of the backoff.
+    pub fn closed_unused(&self, cause: impl Into<BoxError>) {
+        let word = self.0.link.word.load(Ordering::Acquire);
+        let link = &self.0.link;
+        if word & KIND == RESTING || link.is_proven(word, self.0.fleet.now_nanos()) {
+            return self.resting();
+        }
+        let early = !link.dialled_early.swap(false, Ordering::AcqRel);
+        self.0.fail_link(SharedError::new(cause));
+        link.early.store(early, Ordering::Release);
+        if early {
+            // Who waits heard of the failure before.
+            self.0.fleet.signal.raise();
+        }
     }
 
     /// The last connection broke, or the peer is about to close it: the pool dials anew, at once

@@ -132,6 +132,7 @@ impl Dials {
         let now = fleet.now();
         while self.under_way.len() < DIALS_AT_ONCE {
             let Some(node) = self.pop_wanted().or_else(|| self.eager.pop_front()) else { break };
+            node.end_backoff_early();
             if node.link.is_idle() && !node.is_retired() {
                 let until = fleet.nanos(after(now, node.dial_limit()));
                 self.under_way.insert(node.id(), (until, Arc::clone(&node)));

@@ -290,14 +290,15 @@ impl<S, K> Snapshot<S, K> {
         let (mut idle, mut idle_seen) = (None, 0);
         let mut rng = fleet.seeds.rng();
         for node in self.nodes().filter(|node| !tried.contains(&node.id())) {
-            if node.link.is_idle() {
+            let early = node.link.may_be_early();
+            if early || node.link.is_idle() {
                 idle_seen += 1;
                 if rng.below(idle_seen) == 0 {
                     idle = Some(node);
                 }
             }
             hope |= match node.link.failed_until() {
-                Some(until) => until <= deadline,
+                Some(until) => early || until <= deadline,
                 None => !node.link.is_up(),
             };
             connecting |= node.link_state() == LinkState::Connecting || node.link.is_wanted();

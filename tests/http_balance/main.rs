@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod endings;
+mod failover;
 mod faults;
 mod restart;
 mod server;

@@ -52,6 +52,7 @@ pub(super) struct Lane {
 /// What a lane and its connection's task both know.
 struct Exchange {
     phase: AtomicU8,
+    use_of: AtomicU8,
     monitor: Arc<Monitor>,
     is_open: Option<IsOpen>,
 }
@@ -65,6 +66,24 @@ const FAILED: u8 = 2;
 /// The connection ended while it was awaited. With its head or without it: hyper says that only to
 /// the request, which therefore tells the pool.
 const ENDED: u8 = 3;
+
+/// No request was ever sent on the connection.
+const UNUSED: u8 = 0;
+const ASKED: u8 = 1;
+/// A response came.
+const ANSWERED: u8 = 2;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has brought a response.
+    Served,
+    /// We let go of it, or a caller gave up.
+    Clean,
+    /// The peer closed it, and no request was ever sent on it.
+    Unused,
+    Broken,
+}
 
 /// A request that awaits its response head. Dropped, the caller gave up, and so hyper closes.
 struct Awaiting<'a> {
@@ -89,7 +108,8 @@ pub(super) async fn handshake(
     name: Arc<Name>,
 ) -> hyper::Result<(Lane, Driver)> {
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(wire)).await?;
-    let exchange = Arc::new(Exchange { phase: AtomicU8::new(QUIET), monitor, is_open });
+    let (phase, use_of) = (AtomicU8::new(QUIET), AtomicU8::new(UNUSED));
+    let exchange = Arc::new(Exchange { phase, use_of, monitor, is_open });
     let (home, returns) = mpsc::channel(1);
     let connection = Box::pin(connection.with_upgrades());
     let driver = Driver { connection, exchange: Arc::clone(&exchange), returns, id };
@@ -108,7 +128,12 @@ impl Lane {
 
     /// Whether a request may be sent: the best that can be known without sending it.
     pub(super) fn is_usable(&self) -> bool {
-        !self.is_closed() && self.exchange.is_open.as_ref().is_none_or(|is_open| is_open())
+        let open = self.exchange.is_open.as_ref().is_none_or(|is_open| is_open());
+        if !open {
+            // The connection's task may end without having looked.
+            self.exchange.monitor.note_closed();
+        }
+        open && !self.is_closed()
     }
 
     /// Whether it has lasted for as long as it may.
@@ -129,6 +154,7 @@ impl Lane {
         self.used = true;
         self.parked_at = None;
         let exchange = Arc::clone(&self.exchange);
+        exchange.use_of.fetch_max(ASKED, Ordering::AcqRel);
         exchange.monitor.listen_anew();
         exchange.phase.store(AWAITING, Ordering::Release);
         let awaiting = Awaiting { exchange: &exchange, pool, id: self.id };
@@ -136,6 +162,7 @@ impl Lane {
         match result {
             Ok(response) => {
                 drop(awaiting);
+                exchange.use_of.store(ANSWERED, Ordering::Release);
                 // Only now: before the head, hyper may call a sender ready whose request it has
                 // not taken up yet.
                 if self.sender.is_ready() {
@@ -168,7 +195,7 @@ impl Awaiting<'_> {
 
     fn settle(&self, phase: u8) {
         if self.exchange.phase.swap(phase, Ordering::AcqRel) == ENDED {
-            self.pool.http1_ended(self.id, self.exchange.is_clean());
+            self.pool.http1_ended(self.id, self.exchange.end());
         }
     }
 }
@@ -182,8 +209,15 @@ impl Drop for Awaiting<'_> {
 // === impl Exchange ===
 
 impl Exchange {
-    fn is_clean(&self) -> bool {
-        !self.monitor.is_broken() && self.phase.load(Ordering::Acquire) == QUIET
+    fn end(&self) -> End {
+        if self.monitor.is_broken() || self.phase.load(Ordering::Acquire) != QUIET {
+            return End::Broken;
+        }
+        match self.use_of.load(Ordering::Acquire) {
+            ANSWERED => End::Served,
+            UNUSED if self.monitor.is_closed() => End::Unused,
+            _ => End::Clean,
+        }
     }
 }
 
@@ -223,7 +257,7 @@ impl Driver {
         let awaited =
             phase.compare_exchange(AWAITING, ENDED, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if let (Some(pool), false) = (pool.upgrade(), awaited) {
-            pool.http1_ended(id, exchange.is_clean());
+            pool.http1_ended(id, exchange.end());
         }
     }
 }

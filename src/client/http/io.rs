@@ -72,6 +72,7 @@ const CUT: u8 = 1;
 const BROKEN: u8 = 2;
 const HEARD: u8 = 4;
 const GOING_AWAY: u8 = 8;
+const CLOSED: u8 = 16;
 
 // === impl Monitor ===
 
@@ -118,6 +119,15 @@ impl Monitor {
     /// Whether reading or writing failed.
     pub(super) fn is_broken(&self) -> bool {
         self.has(BROKEN)
+    }
+
+    /// Whether the peer was seen to have closed its side.
+    pub(super) fn is_closed(&self) -> bool {
+        self.has(CLOSED)
+    }
+
+    pub(super) fn note_closed(&self) {
+        self.note(CLOSED);
     }
 
     /// Whether an HTTP/2 peer has said that it will take no more requests.
@@ -298,7 +308,7 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let polled = self.with(cx, read, |io, cx| io.poll_read(cx, buf));
         let this = &mut *self;
         // All that there was has been read.
@@ -306,7 +316,8 @@ impl AsyncRead for Wire {
             return Poll::Ready(Err(kind.into()));
         }
         let bytes = &buf.filled()[before..];
-        if let (Poll::Ready(Ok(())), false) = (&polled, bytes.is_empty()) {
+        let Poll::Ready(Ok(())) = &polled else { return polled };
+        if !bytes.is_empty() {
             match &mut this.frames {
                 Some(frames) => {
                     let seen = frames.pass(bytes, |stream| this.monitor.see_end(stream));
@@ -314,6 +325,8 @@ impl AsyncRead for Wire {
                 }
                 None => this.monitor.note(HEARD),
             }
+        } else if room > 0 {
+            this.monitor.note(CLOSED);
         }
         polled
     }

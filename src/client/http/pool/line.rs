@@ -5,10 +5,14 @@ use std::{mem, time::Instant};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
-    super::{error::ConnectError, h1::Lane, secure::Spoken},
+    super::{
+        error::ConnectError,
+        h1::{End, Lane},
+        secure::Spoken,
+    },
     Grant, Granted, Pool, State,
 };
-use crate::node::after;
+use crate::node::{LinkState, after};
 
 /// The part of the connect timeout within which those in line shall see a connection returned, once a
 /// dial has failed: 250 ms of the default.
@@ -18,6 +22,7 @@ impl Pool {
     /// Serves the next in line, or lays the lane down; returns a lane to be dropped.
     pub(super) fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
         let now = self.clock.now();
+        state.served |= lane.used;
         if lane.is_old(now) {
             return Some(lane);
         }
@@ -97,21 +102,30 @@ impl Pool {
     }
 
     /// The task of an HTTP/1.1 connection ends.
-    pub(in super::super) fn http1_ended(&self, id: u64, clean: bool) {
+    pub(in super::super) fn http1_ended(&self, id: u64, end: End) {
         let mut state = self.state();
         state.open -= 1;
         let index = state.idle.iter().position(|lane| lane.id == id);
         let lane = index.and_then(|index| state.idle.remove(index));
+        state.served |= end == End::Served;
         // Of an endpoint that takes no new connection, the end of the last old one is no news.
         if state.open == 0 && !state.closed && !state.shut {
-            match (clean, state.dialing) {
-                (true, 0) => {
+            match (end, state.dialing) {
+                (End::Unused, 0) if !state.served => {
+                    self.link
+                        .closed_unused("the peer closed a connection that carried nothing yet");
+                    state.resting = self.link.state() == LinkState::Resting;
+                }
+                (End::Served | End::Clean | End::Unused, 0) => {
                     state.resting = true;
                     self.link.resting();
                 }
-                (false, 0) => self.link.lost("the last connection broke"),
-                (true, _) => {}
-                (false, _) => self.link.connecting(),
+                (End::Broken, 0) => {
+                    state.served = false;
+                    self.link.lost("the last connection broke");
+                }
+                (End::Served | End::Clean | End::Unused, _) => {}
+                (End::Broken, _) => self.link.connecting(),
             }
         }
         drop(state);
@@ -151,6 +165,7 @@ impl Pool {
         if due <= self.clock.now() {
             state.shut = true;
             state.unserved_since = None;
+            state.served = false;
             self.link.failed(error.clone());
             return;
         }

@@ -72,6 +72,9 @@ struct State {
     /// Connections that are, or may be again, of use.
     open: usize,
     resting: bool,
+    /// Since the link last failed, an HTTP/1.1 connection has brought a response: this is a server, and
+    /// one that closes what was never used does no harm.
+    served: bool,
     /// HTTP/1.1: dials fail, and no connection was returned in time: the link has failed, though some
     /// are open. Until one is returned or a dial comes through.
     shut: bool,
@@ -251,6 +254,7 @@ impl Pool {
         } else if state.open == 0 || state.shut {
             if state.dialing == 0 {
                 state.resting = false;
+                state.served = false;
                 self.link.failed(error.clone());
             }
         } else if state.spoken == Some(Spoken::Http1) && state.idle.is_empty() {
