@@ -1,6 +1,10 @@
 //! The union of several sources, with a share for each.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use futures_core::Stream;
 
@@ -10,17 +14,25 @@ use super::{
     compose::compose,
 };
 use crate::{
-    endpoint::{Endpoint, Weight},
+    endpoint::{Endpoint, Priority, Weight},
     node::Clock,
 };
 
 /// The endpoints of several sources together.
 ///
-/// Without shares the endpoints are those of the sources, with their own weights. As soon as one
-/// source is given a share, the shares divide the requests between the sources, however many
+/// Without shares the endpoints are those of the sources, with their own weights and priorities. As soon
+/// as one source is given a share, the shares divide the requests between the sources, however many
 /// endpoints each has, and the endpoints' weights divide those of their source; a source without a
-/// share of its own has a share of 1. A share of 0 takes a source out of use while others have any.
-/// An endpoint that several sources list counts for the first of them.
+/// share of its own has a share of 1. A share of 0 takes a source out of use while others with a share
+/// have any endpoint. An endpoint that several sources list counts for the first of them.
+///
+/// Where there are shares, a source's priorities, as SRV records have them, count inside of it alone:
+/// the best of each source together are the best of the whole ([`Priority`] 0), divided by the shares of
+/// the sources; the second-best of each source together are the second (priority 1), divided by the
+/// shares of those that have a second, and so on. As ever, a worse one is used while nothing in any better
+/// one can be: so while the best of one source are down, the best of the *others* take its share, and not
+/// its own second-best. To have those first, compose the other way round: a
+/// [`Failover`](super::Failover) of merges.
 ///
 /// Failures and emptiness of a source are as with [`Failover`](super::Failover): a source that fails
 /// leaves its last set, and the whole is partial; the share of a source without endpoints goes to the
@@ -45,7 +57,14 @@ pub struct Merge {
     clock: Clock,
 }
 
-/// What all weights are parts of, where there are shares: fine enough for 10,000 endpoints, and low
+/// What a source adds to the union: its endpoints by their priority, without those that an earlier one
+/// has.
+struct Portion<'a> {
+    share: u64,
+    by_priority: BTreeMap<Priority, Vec<&'a Endpoint>>,
+}
+
+/// What all weights of one priority are parts of, where there are shares: fine enough for 10,000 endpoints, and low
 /// enough for a sum of them in 32 bits.
 const WHOLE: u64 = 1 << 26;
 
@@ -108,24 +127,56 @@ fn union(sets: &[(usize, &Endpoints)], shares: &[Option<u32>]) -> Vec<Endpoint> 
     if shares.iter().all(Option::is_none) {
         return sets.iter().flat_map(|(_, set)| set.iter().cloned()).collect();
     }
-    let share = |at: usize| u64::from(shares.get(at).copied().flatten().unwrap_or(1));
-    let present = sets.iter().filter(|(_, set)| !set.is_empty());
-    let all: u64 = present.map(|(at, _)| share(*at)).sum();
-    let mut endpoints = Vec::new();
-    for (at, set) in sets {
-        // As in a tier: if all weigh nothing, all are equal.
-        let sum: u64 = set.iter().map(|endpoint| u64::from(endpoint.weight().0)).sum();
-        let own = |endpoint: &Endpoint| if sum == 0 { 1 } else { u64::from(endpoint.weight().0) };
-        let sum = if sum == 0 { set.len() as u64 } else { sum };
-        for endpoint in *set {
-            let part = u128::from(share(*at)) * u128::from(own(endpoint));
-            let whole = u128::from(all.max(1)) * u128::from(sum.max(1));
-            let weight = u32::try_from(u128::from(WHOLE) * part / whole).unwrap_or(u32::MAX);
-            let weight = weight.max(u32::from(part > 0));
-            endpoints.push(endpoint.clone().with_weight(Weight(weight)));
-        }
+    let mut seen = HashSet::new();
+    let mut portions: Vec<_> = sets
+        .iter()
+        .map(|(at, set)| {
+            let share = u64::from(shares.get(*at).copied().flatten().unwrap_or(1));
+            let mut by_priority = BTreeMap::<_, Vec<_>>::new();
+            for endpoint in set.iter().filter(|endpoint| seen.insert(endpoint.identity())) {
+                by_priority.entry(endpoint.priority()).or_default().push(endpoint);
+            }
+            Portion { share, by_priority }
+        })
+        .filter(|portion| !portion.by_priority.is_empty())
+        .collect();
+    let none = portions.iter().all(|portion| portion.share == 0);
+    if none {
+        // As with the weights in a tier: if all are 0, all are equal.
+        portions.iter_mut().for_each(|portion| portion.share = 1);
     }
-    endpoints
+    let most_ranks = portions.iter().map(|portion| portion.by_priority.len()).max().unwrap_or(0);
+    let in_rank = |rank| portions.iter().filter(move |portion| rank < portion.by_priority.len());
+    let wholes: Vec<u64> =
+        (0..most_ranks).map(|rank| in_rank(rank).map(|portion| portion.share).sum()).collect();
+    portions.iter().flat_map(|portion| portion.weighed(&wholes)).collect()
+}
+
+// === impl Portion ===
+
+impl Portion<'_> {
+    /// Its endpoints, each with its part of what all sources have of that rank: `wholes`.
+    fn weighed<'a>(&'a self, wholes: &'a [u64]) -> impl Iterator<Item = Endpoint> + 'a {
+        self.by_priority.values().zip(wholes).zip(0..).flat_map(
+            move |((endpoints, whole), rank)| {
+                // Out of use, it is not to be a last resort either, for having more priorities than others.
+                let rank = if self.share == 0 { 0 } else { rank };
+                let weights = endpoints.iter().map(|endpoint| u64::from(endpoint.weight().0));
+                let sum: u64 = weights.sum();
+                endpoints.iter().map(move |&endpoint| {
+                    let (own, sum) = match sum {
+                        0 => (1, endpoints.len() as u64),
+                        sum => (u64::from(endpoint.weight().0), sum),
+                    };
+                    let part = u128::from(self.share) * u128::from(own);
+                    let of = u128::from((*whole).max(1)) * u128::from(sum);
+                    let weight = u32::try_from(u128::from(WHOLE) * part / of).unwrap_or(u32::MAX);
+                    let weight = Weight(weight.max(u32::from(part > 0)));
+                    endpoint.clone().with_priority(Priority(rank)).with_weight(weight)
+                })
+            },
+        )
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +229,71 @@ mod tests {
         let sum: u64 = union[..10_000].iter().map(|one| u64::from(one.weight().0)).sum();
         let other = u64::from(union[10_000].weight().0);
         assert!(sum.abs_diff(other) * 1_000 < other, "{sum} {other}");
+    }
+
+    /// Endpoints with priorities and weights.
+    fn ranked(places: &[(u8, u32, u32)]) -> Endpoints {
+        let endpoint = |(last, priority, weight): &(u8, u32, u32)| {
+            Endpoint::new(([10, 0, 0, *last], 80))
+                .with_priority(Priority(*priority))
+                .with_weight(Weight(*weight))
+        };
+        places.iter().map(endpoint).collect()
+    }
+
+    /// Each endpoint's last byte, its priority, and its part of that in thousandths.
+    fn ranks(sets: &[&Endpoints], shares: &[Option<u32>]) -> Vec<(String, u32, u64)> {
+        let sets: Vec<_> = sets.iter().copied().enumerate().collect();
+        let union = union(&sets, shares);
+        let all = |priority| -> u64 {
+            let of = union.iter().filter(|endpoint| endpoint.priority() == priority);
+            of.map(|endpoint| u64::from(endpoint.weight().0)).sum()
+        };
+        let place = |endpoint: &Endpoint| {
+            let all = all(endpoint.priority()).max(1);
+            let part = (u64::from(endpoint.weight().0) * 1_000 + all / 2) / all;
+            let name = endpoint.to_string().replace("10.0.0.", "").replace(":80", "");
+            (name, endpoint.priority().0, part)
+        };
+        union.iter().map(place).collect()
+    }
+
+    #[test]
+    fn the_best_of_each_source_share_whatever_their_priorities() {
+        let place = |(last, priority, part): (u8, u32, u64)| (last.to_string(), priority, part);
+        let srv = ranked(&[(1, 0, 1), (2, 1, 3), (3, 1, 6)]);
+        let far = ranked(&[(1, 20, 1), (2, 30, 3), (3, 30, 6)]);
+        let one = ranked(&[(9, 0, 7)]);
+        let two = ranked(&[(8, 5, 7), (9, 7, 7)]);
+        for (sets, shares, expected) in [
+            // Of the second-best there is one source alone.
+            ([&srv, &one], [1, 1], vec![(1, 0, 500), (2, 1, 333), (3, 1, 667), (9, 0, 500)]),
+            ([&far, &one], [1, 1], vec![(1, 0, 500), (2, 1, 333), (3, 1, 667), (9, 0, 500)]),
+            ([&one, &far], [3, 1], vec![(9, 0, 750), (1, 0, 250), (2, 1, 333), (3, 1, 667)]),
+            (
+                [&far, &two],
+                [1, 3],
+                vec![(1, 0, 250), (2, 1, 83), (3, 1, 167), (8, 0, 750), (9, 1, 750)],
+            ),
+            // Out of use, and no last resort.
+            ([&far, &one], [0, 1], vec![(1, 0, 0), (2, 0, 0), (3, 0, 0), (9, 0, 1_000)]),
+            // Nobody has a share.
+            ([&srv, &one], [0, 0], vec![(1, 0, 500), (2, 1, 333), (3, 1, 667), (9, 0, 500)]),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(place).collect();
+            assert_eq!(ranks(&sets, &shares.map(Some)), expected, "{shares:?}");
+        }
+        // Without shares they stay as they are.
+        let as_given = ranks(&[&far, &one], &[None, None]);
+        assert_eq!(as_given.iter().map(|one| one.1).collect::<Vec<_>>(), [20, 30, 30, 0]);
+    }
+
+    /// What both list counts for the first, and the second has its share all the same.
+    #[test]
+    fn an_endpoint_of_two_sources_takes_nothing_from_the_share_of_the_second() {
+        let (first, second) = (ranked(&[(1, 0, 1)]), ranked(&[(1, 0, 9), (2, 0, 1)]));
+        let found = ranks(&[&first, &second], &[Some(1), Some(1)]);
+        assert_eq!(found, [("1".to_owned(), 0, 500), ("2".to_owned(), 0, 500)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,7 +44,8 @@ pub(in crate::discovery) fn source(uri: &mut Uri<'_>) -> Result<KubernetesServic
         Some(port) if port.text.is_empty() => {
             return Err(uri.wrong(rest, TargetErrorReason::NoPort));
         }
-        Some(port) if port.text.starts_with(|first: char| first.is_ascii_digit()) => {
+        // A name may begin with a digit, as `8080-tcp` does. One of digits alone is as good as a number.
+        Some(port) if port.text.bytes().all(|byte| byte.is_ascii_digit()) => {
             service.port(ServicePort::Number(uri.port(port)?))
         }
         Some(port) => service.port(ServicePort::Name(label(uri, port)?.into())),
@@ -60,6 +61,7 @@ fn label<'a>(uri: &Uri<'_>, part: Part<'a>) -> Result<&'a str, TargetError> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{
         discovery::{Discover, OnEmpty, Target},
         error::{BuildError, TargetErrorReason as Reason},
@@ -71,6 +73,8 @@ mod tests {
             "k8s://shop/cart",
             "k8s://shop/cart:grpc",
             "k8s://shop/cart:8080",
+            "k8s://shop/cart:8080-tcp",
+            "k8s://shop/cart:9p",
             "K8S://shop-2/cart:http-8080?context=kind&on_empty=30s",
             "k8s://shop/cart:grpc?own_service=web/frontend",
             "k8s://shop/cart:grpc?kubeconfig=/etc/kube/config",
@@ -79,6 +83,15 @@ mod tests {
             assert_eq!(&*Discover::target(&target), text);
         }
         assert_eq!(Target::parse("k8s://shop/cart:grpc").unwrap().on_empty(), OnEmpty::Clear);
+        for (text, port) in [
+            ("k8s://shop/cart:8080-tcp", ServicePort::from("8080-tcp")),
+            ("k8s://shop/cart:8080", ServicePort::from(8080)),
+            ("k8s://shop/cart", ServicePort::Only),
+        ] {
+            let mut uri = Uri::parse(text).unwrap();
+            uri.read_options().unwrap();
+            assert_eq!(super::source(&mut uri).unwrap().port, port, "{text}");
+        }
     }
 
     #[test]
@@ -98,6 +111,8 @@ mod tests {
             ("k8s://shop/cart:65536", 16, "65536"),
             ("k8s://shop/cart:80:81", 16, "80:81"),
             ("k8s://shop/cart:_http", 16, "_http"),
+            ("k8s://shop/cart:8080-", 16, "8080-"),
+            ("k8s://shop/cart:+80", 16, "+80"),
             ("k8s://shop/cart?port=80", 16, "port"),
             ("k8s://shop/cart?own_service=web", 28, "web"),
             ("k8s://shop/cart?own_service=web/Front", 32, "Front"),

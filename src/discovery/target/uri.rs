@@ -52,7 +52,7 @@ impl<'a> Uri<'a> {
     }
 
     /// Cuts the options from the rest.
-    pub(super) fn read_options(&mut self) -> Result<(), TargetError> {
+    pub(in crate::discovery) fn read_options(&mut self) -> Result<(), TargetError> {
         let Some((body, options)) = self.rest.split_once('?') else { return Ok(()) };
         self.body = body;
         for option in options.split('&') {
