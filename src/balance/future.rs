@@ -1,7 +1,6 @@
 //! One call: from the pick to the response, with as many picks between as it takes.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::Future,
     pin::Pin,
@@ -14,11 +13,12 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    body::{Complete, is_callers, is_refused},
+    body::Complete,
+    judge::{Judged, judge},
     wait::{Detour, Heard},
 };
 use crate::{
-    error::{Began, BoxError, Error, Resume, SharedError, Unsent},
+    error::{Began, BoxError, Error, Resume, SharedError},
     node::{Lease, Sleep, after},
     pool::{shared::Shared, snapshot::Choice},
 };
@@ -77,6 +77,16 @@ pin_project! {
 enum Work<S, Req, F> {
     New(Req),
     Begun(Resume<S, F>),
+}
+
+/// Why a call does not end on the node that was picked.
+enum Aside<S> {
+    /// The request never went out.
+    Unsent(BoxError),
+    /// It went out, and was not processed.
+    Begun(Began, BoxError),
+    /// The service has no room for it now.
+    Unready(S),
 }
 
 // === impl ResponseFuture ===
@@ -154,22 +164,12 @@ where
                             Err(error) => {
                                 match judge::<S, Req, C>(this.complete, &mut lease, error) {
                                     Judged::Returned { request, cause } => {
-                                        match Detour::of(this.detour, &lease) {
-                                            Ok(detour) => {
-                                                detour.leave(lease, Some(cause));
-                                                Stage::Looking { request: Work::New(request) }
-                                            }
-                                            Err(closed) => ended(lease, Some(cause), closed),
-                                        }
+                                        let aside = Aside::Unsent(cause);
+                                        step_aside(this.detour, lease, aside, Work::New(request))
                                     }
                                     Judged::Begun { resume, how, cause } => {
-                                        match Detour::of(this.detour, &lease) {
-                                            Ok(detour) => {
-                                                detour.leave_begun(lease, how, cause);
-                                                Stage::Looking { request: Work::Begun(resume) }
-                                            }
-                                            Err(closed) => ended(lease, Some(cause), closed),
-                                        }
+                                        let aside = Aside::Begun(how, cause);
+                                        step_aside(this.detour, lease, aside, Work::Begun(resume))
                                     }
                                     Judged::Failed(error) => Stage::Failed { error },
                                 }
@@ -211,21 +211,11 @@ where
                         Poll::Ready(Err(error)) => {
                             let cause = SharedError::new(error);
                             lease.node().fail_link(cause.clone());
-                            match Detour::of(this.detour, &lease) {
-                                Ok(detour) => {
-                                    detour.leave(lease, Some(cause.into()));
-                                    Stage::Looking { request }
-                                }
-                                Err(closed) => ended(lease, Some(cause.into()), closed),
-                            }
+                            step_aside(this.detour, lease, Aside::Unsent(cause.into()), request)
                         }
-                        Poll::Pending => match Detour::of(this.detour, &lease) {
-                            Ok(detour) => {
-                                detour.park(lease, service);
-                                Stage::Looking { request }
-                            }
-                            Err(closed) => ended(lease, None, closed),
-                        },
+                        Poll::Pending => {
+                            step_aside(this.detour, lease, Aside::Unready(service), request)
+                        }
                     }
                 }
                 StageProjection::Looking { .. } => {
@@ -290,74 +280,40 @@ fn begun<S, K>(detour: &mut Option<Box<Detour<S, K>>>) -> &mut Detour<S, K> {
     detour.as_mut().expect("a call leaves the straight way before it looks")
 }
 
-/// There is no pool any more in which to pick again.
+/// The call looks for another place, unless there is no pool any more in which to pick again.
 #[cold]
-fn ended<S, W, F>(lease: Lease, cause: Option<BoxError>, closed: Error) -> Stage<S, W, F> {
-    let error = closed.with_last(Some(lease.endpoint()), cause);
-    lease.cancel();
-    Stage::Failed { error }
-}
-
-enum Judged<S, Req, F> {
-    /// Never sent, and here it is: another endpoint may have it.
-    Returned {
-        request: Req,
-        cause: BoxError,
-    },
-    /// Begun and not processed: another service of its type may go on with it.
-    Begun {
-        resume: Resume<S, F>,
-        how: Began,
-        cause: BoxError,
-    },
-    Failed(Error),
-}
-
-/// What an error of the client's says of the request, and of the endpoint.
-#[cold]
-fn judge<S, Req, C>(complete: &C, lease: &mut Lease, error: S::Error) -> Judged<S, Req, S::Future>
+fn step_aside<S, K, W, F>(
+    detour: &mut Option<Box<Detour<S, K>>>,
+    lease: Lease,
+    why: Aside<S>,
+    request: W,
+) -> Stage<S, W, F>
 where
-    S: Service<Req> + 'static,
-    S::Error: Into<BoxError> + 'static,
-    Req: 'static,
-    C: Complete<S::Response>,
+    S: Send + Sync + 'static,
+    K: Send + Sync + 'static,
 {
-    let (request, unprocessed, cause) = match Unsent::<Req>::recognise(error) {
-        Ok(unsent) => {
-            let unsent = match unsent.take_begun() {
-                Ok((begun, cause)) => match begun.resume() {
-                    Ok((resume, how)) => return Judged::Begun { resume, how, cause },
-                    // The client's service is wrapped in one of another type.
-                    Err(how) if how.ambiguous => Unsent::ambiguous(cause),
-                    Err(_) => Unsent::unprocessed(cause),
-                },
-                Err(unsent) => unsent,
-            };
-            let unprocessed = unsent.is_unprocessed();
-            let (request, cause) = unsent.into_parts();
-            (request, unprocessed, cause)
+    match (Detour::of(detour, &lease), why) {
+        (Ok(detour), Aside::Unsent(cause)) => detour.leave(lease, Some(cause)),
+        (Ok(detour), Aside::Begun(how, cause)) => detour.leave_begun(lease, how, cause),
+        (Ok(detour), Aside::Unready(service)) => detour.park(lease, service),
+        (Err(closed), why) => {
+            let error = closed.with_last(Some(lease.endpoint()), why.into_cause());
+            lease.cancel();
+            return Stage::Failed { error };
         }
-        Err(error) => {
-            let cause = error.into();
-            (None, is_refused(&*cause), cause)
+    }
+    Stage::Looking { request }
+}
+
+// === impl Aside ===
+
+impl<S> Aside<S> {
+    fn into_cause(self) -> Option<BoxError> {
+        match self {
+            Self::Unsent(cause) | Self::Begun(_, cause) => Some(cause),
+            Self::Unready(_) => None,
         }
-    };
-    // A client that could not connect: the next request need not try. One that reports its
-    // connection knows better, since it may have others.
-    if unprocessed && !lease.node().link.is_managed() && is_refused(&*cause) {
-        lease.node().fail_link(SharedError::new(cause.to_string()));
     }
-    if let Some(request) = request {
-        return Judged::Returned { request, cause };
-    }
-    if is_callers(&*cause) {
-        lease.pass();
-    } else if !unprocessed {
-        lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));
-    } else {
-        lease.pass();
-    }
-    Judged::Failed(Error::failed(lease.endpoint(), cause, unprocessed))
 }
 
 impl<S, Req, K, C> fmt::Debug for ResponseFuture<S, Req, K, C>

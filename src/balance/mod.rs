@@ -3,6 +3,7 @@
 mod body;
 mod builder;
 mod future;
+mod judge;
 mod layer;
 mod plan;
 mod service;
