@@ -52,6 +52,7 @@ macro_rules! conformance {
 
             checks! {
                 share: equal_weights_get_equal_shares, a_failed_tier_does_not_bias_the_next, unequal_weights_get_their_shares,
+                    weights_far_apart_get_their_shares,
                     r16_fresh_balancers_do_not_herd, r16_rebuilds_do_not_bias,
                     r16_rebuilds_with_weights_do_not_bias, r16_one_of_ten_failed_leaves_the_rest_even,
                     r16_one_of_ten_removed_leaves_the_rest_even,

@@ -1,8 +1,8 @@
 //! Earliest deadline first, in the order in which Envoy's scheduler picks.
 //!
 //! Every entry has a deadline, one over its weight after it was last picked; the earliest is picked
-//! next, and of equals the one that was added first. Exact, too, and smoother than a
-//! [stride](super::stride), but its queue needs a lock: so it serves the profiles that follow Envoy
+//! next, and of equals the one that was added first. Exact, too, but its queue needs a lock, which a
+//! [schedule](super::schedule) does not: so it serves the profiles that follow Envoy
 //! (`source/common/upstream/edf_scheduler.h`), and nothing else.
 
 use std::{cmp::Ordering, collections::BinaryHeap};

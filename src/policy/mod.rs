@@ -16,7 +16,7 @@ mod pick_first;
 mod plain;
 mod random;
 mod round_robin;
-mod stride;
+mod schedule;
 mod weighted_round_robin;
 mod weights;
 
@@ -26,7 +26,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use self::plain::Plain;
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
     grpc::GrpcLeastRequest,
@@ -42,6 +41,7 @@ pub use self::{
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
+pub(crate) use self::{plain::Plain, schedule::greatest_common_divisor};
 pub use crate::node::{LatencyModel, Rng, WeighReport};
 use crate::{
     error::BuildError,

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::{LatencyModel, stride::Stride};
+use super::{LatencyModel, schedule::Schedule};
 use crate::node::{Fleet, Moment, Node, Scan, mix};
 
 /// The plain way of a picker.
@@ -32,7 +32,7 @@ pub enum Plain {
     /// Each in its turn.
     InTurn(Arc<AtomicU64>),
     /// Each in its turn, the heavier in more of them.
-    InTurnByWeight(Arc<AtomicU64>, Arc<Stride>),
+    InTurnByWeight(Arc<AtomicU64>, Arc<Schedule>),
     /// Any.
     AtRandom,
     /// The highest bidder for the request's key, or for a random one: by the hashes of the nodes.
@@ -77,7 +77,7 @@ impl Plain {
                 let turn = position.fetch_add(1, Ordering::Relaxed);
                 one(nodes, (turn % nodes.len() as u64) as usize, cap)
             }
-            Self::InTurnByWeight(position, stride) => one(nodes, stride.pick(position), cap),
+            Self::InTurnByWeight(position, schedule) => one(nodes, schedule.pick(position), cap),
             Self::AtRandom => one(nodes, moment.rng.below(nodes.len()), cap),
             Self::HighestBid(hashes) => {
                 let key = key.unwrap_or_else(|| moment.rng.next_u64());

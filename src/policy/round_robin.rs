@@ -5,13 +5,18 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Pick, PickContext, Picker, Plain, Policy, Tier, stride::Stride};
+use super::{Pick, PickContext, Picker, Plain, Policy, Tier, schedule::Schedule};
 
 /// Each node in its turn, by weight.
 ///
 /// The position starts at random and survives every change of the set, so that neither a thousand
-/// fresh clients nor frequent updates favour the first nodes. Where weights differ the turns follow
-/// an exact schedule (gRFC A58's static stride), which spreads them as evenly as weights allow.
+/// fresh clients nor frequent updates favour the first nodes.
+///
+/// Where weights differ the turns follow a cycle in which each node has exactly as many as its weight,
+/// once all are reduced by what they have in common. Up to 16,384 turns (and up to eight for each node,
+/// or 65,536) no node is ever a whole turn ahead of its share, or behind (proportionate fairness; Baruah
+/// and others, 1996). Longer cycles, of whatever weights, are computed turn by turn: as exact, and
+/// nearly as even. Either way a pick is one `fetch_add` and a few steps, however skewed the weights.
 ///
 /// ```
 /// use evenkeel::{Endpoint, policy::RoundRobin, pool::TestBed};
@@ -37,7 +42,7 @@ pub(super) struct Positions(Vec<Arc<AtomicU64>>);
 #[derive(Debug)]
 pub(super) struct Turns {
     position: Arc<AtomicU64>,
-    stride: Option<Arc<Stride>>,
+    schedule: Option<Arc<Schedule>>,
 }
 
 // === impl RoundRobin ===
@@ -51,7 +56,7 @@ impl RoundRobin {
 
 impl Policy for RoundRobin {
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
-        Arc::new(self.positions.turns(tier, Stride::of(tier)))
+        Arc::new(self.positions.turns(tier, Schedule::of(tier.weights())))
     }
 }
 
@@ -62,8 +67,8 @@ impl Positions {
         Self(Vec::new())
     }
 
-    /// Turns by `stride`, or equal ones, that go on where those of the same tier are.
-    pub(super) fn turns(&mut self, tier: &Tier<'_>, stride: Option<Stride>) -> Turns {
+    /// Turns by `schedule`, or equal ones, that go on where those of the same tier are.
+    pub(super) fn turns(&mut self, tier: &Tier<'_>, schedule: Option<Schedule>) -> Turns {
         // 2^48 turns from the wrap at the least, so that the schedule does not jump.
         let mut rng = tier.rng();
         let start = || Arc::new(AtomicU64::new(rng.next_u64() >> 1));
@@ -71,7 +76,7 @@ impl Positions {
             self.0.resize_with(tier.index() + 1, start);
         }
         let position = Arc::clone(&self.0[tier.index()]);
-        Turns { position, stride: stride.map(Arc::new) }
+        Turns { position, schedule: schedule.map(Arc::new) }
     }
 }
 
@@ -87,9 +92,9 @@ impl Clone for Positions {
 impl Turns {
     #[inline]
     fn turn(&self, nodes: usize) -> usize {
-        match &self.stride {
+        match &self.schedule {
             None => (self.position.fetch_add(1, Ordering::Relaxed) % nodes as u64) as usize,
-            Some(stride) => stride.pick(&self.position),
+            Some(schedule) => schedule.pick(&self.position),
         }
     }
 }
@@ -97,9 +102,9 @@ impl Turns {
 impl Picker for Turns {
     fn plain(&self) -> Plain {
         let position = Arc::clone(&self.position);
-        match &self.stride {
+        match &self.schedule {
             None => Plain::InTurn(position),
-            Some(stride) => Plain::InTurnByWeight(position, Arc::clone(stride)),
+            Some(schedule) => Plain::InTurnByWeight(position, Arc::clone(schedule)),
         }
     }
 
@@ -117,9 +122,9 @@ impl Picker for Turns {
                 return Pick::Use(index);
             }
         }
-        let found = match &self.stride {
+        let found = match &self.schedule {
             None => cx.any_accepted(),
-            Some(stride) => stride.draw_accepted(cx),
+            Some(schedule) => schedule.draw_accepted(cx),
         };
         found.map_or(Pick::Fail, Pick::Use)
     }

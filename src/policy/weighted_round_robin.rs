@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Picker, Policy, Tier, WeighReport, round_robin::Positions, stride::Stride};
+use super::{Picker, Policy, Tier, WeighReport, round_robin::Positions, schedule::Schedule};
 use crate::node::{LoadReport, Node};
 
 /// Round robin by weights that endpoints report themselves (gRFC A58, `weighted_round_robin`).
@@ -13,8 +13,8 @@ use crate::node::{LoadReport, Node};
 /// Responses over HTTP bring [load reports](LoadReport) (ORCA) in a header or trailer; for other
 /// protocols see [`Lease::report`](crate::node::Lease::report). A report's weight is
 /// `rps / (utilization + eps / rps * penalty)`: what the endpoint could serve, were it fully used. The
-/// weights are taken up every [`update_period`](Self::update_period) into the exact, lock-free
-/// schedule of [`RoundRobin`](super::RoundRobin), whose position survives that.
+/// weights are taken up every [`update_period`](Self::update_period) into an exact, lock-free schedule
+/// (A58's static stride), whose position survives that.
 ///
 /// An endpoint without a usable report has the mean weight of those with one, and none counts for more
 /// than ten times the mean or less than a hundredth of it, as in gRPC core. Where fewer than two
@@ -138,8 +138,11 @@ impl Policy for WeightedRoundRobin {
         let now = tier.now();
         let weights: Vec<_> = tier.nodes().iter().map(|node| self.weight(node, now)).collect();
         let reported = weights.iter().filter(|&&weight| weight > 0.0).count() > 1;
-        let stride = if reported { Stride::of_measured(&weights) } else { Stride::of(tier) };
-        Arc::new(self.positions.turns(tier, stride))
+        let schedule = match reported {
+            true => Schedule::of_measured(&weights),
+            false => Schedule::of(tier.weights()),
+        };
+        Arc::new(self.positions.turns(tier, schedule))
     }
 }
 

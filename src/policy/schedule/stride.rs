@@ -1,13 +1,11 @@
-//! A schedule by weight that is exact, and needs no lock: the static stride scheduler of gRPC's
-//! weighted round robin (gRFC A58; grpc-go's `scheduler.go`).
+//! A schedule for weights that are measured: the static stride scheduler of gRPC's weighted round
+//! robin (gRFC A58; grpc-go's `scheduler.go`). It is built in no time, and asks several nodes a turn.
 //!
 //! The sequence number stands for a position: its remainder by the number of nodes is the node
 //! asked, its quotient the generation. A node whose weight is `w` of 65,535 lets the other
 //! generations pass, evenly spread. Over 65,535 generations node `i` is chosen exactly `w_i` times.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::{PickContext, Tier, weights::draw_accepted};
 
 const FULL: u64 = u16::MAX as u64;
 const HALF: u64 = FULL / 2;
@@ -17,23 +15,11 @@ const LEAST_MEANS: f64 = 0.01;
 
 /// The scaled weights of a tier, where they differ.
 #[derive(Clone, Debug)]
-pub struct Stride {
+pub(super) struct Stride {
     weights: Box<[u16]>,
 }
 
 impl Stride {
-    /// `None` where all are equal, and plain round robin serves.
-    pub(super) fn of(tier: &Tier<'_>) -> Option<Self> {
-        if !tier.is_weighted() {
-            return None;
-        }
-        let heaviest = tier.weights().iter().copied().max().map_or(1, u64::from);
-        // A weight that would scale to nothing is small, and not never.
-        let scale =
-            |&weight: &u32| ((u64::from(weight) * FULL + heaviest / 2) / heaviest).max(1) as u16;
-        Some(Self { weights: tier.weights().iter().map(scale).collect() })
-    }
-
     /// By measured weights, of which 0 is one that is not known: it counts as the mean of the others
     /// (gRFC A58). `None` where fewer than two are known, or all come to the same, and plain round
     /// robin serves.
@@ -78,9 +64,8 @@ impl Stride {
         }
     }
 
-    /// One of the accepted nodes by weight, for when too many turns fell to others.
-    pub(super) fn draw_accepted(&self, cx: &mut PickContext<'_>) -> Option<usize> {
-        draw_accepted(cx, |index| f64::from(self.weights[index]))
+    pub(super) fn weight(&self, index: usize) -> f64 {
+        f64::from(self.weights[index])
     }
 }
 
