@@ -5,16 +5,21 @@
 mod numbered;
 mod support;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel::{
-    AtResponse, Balance, Error,
+    AtResponse, Balance, Error, Priority,
+    discovery::Update,
     node::Outcome,
     policy::{LoadMetric, NoKey, P2c, RoundRobin},
     pool::{EndpointState, Settings, Status, Subset, TestBed},
 };
 use numbered::index_of;
-use support::{Ask, Feed, Managed, Served, World, feed, names, quiet, set};
+use support::{Ask, Feed, Managed, Road, Served, World, endpoints, feed, names, quiet, set};
 use tower::ServiceExt;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +63,37 @@ async fn only_the_subset_is_dialled() {
     assert_eq!(in_state(&status, EndpointState::Serving).len(), 20);
     assert_eq!(in_state(&status, EndpointState::OutsideSubset).len(), 980);
     assert_eq!(status.to_string().matches("OutsideSubset").count(), 980);
+}
+
+/// R22: of few primaries and many backups a client has all primaries and twenty backups, connected
+/// before they are needed; and uses the backups only while no primary can be used.
+#[tokio::test(start_paused = true)]
+async fn r22_backups_outside_and_inside_wait_for_the_primaries() {
+    let world = World::new();
+    let (feed, balance) = over(Subset::random(20), &world);
+    let listed = endpoints(1..=1_000).into_iter().enumerate();
+    let listed = listed.map(|(at, one)| one.with_priority(Priority(u32::from(at >= 10))));
+    feed.say(Update::Set(listed.collect()));
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!((world.dials(), world.made()), (30, 30));
+    let primaries: BTreeSet<_> = (1..=10).map(support::name).collect();
+    let answering = async || {
+        let mut answering = BTreeSet::new();
+        for _ in 0..500 {
+            answering.insert(balance.clone().oneshot(Ask::default()).await.unwrap());
+        }
+        answering
+    };
+    assert_eq!(answering().await, primaries);
+
+    for last in 1..=10 {
+        world.road(last, Road::Lost);
+        world.link(last).failed(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+    }
+    quiet().await;
+    let standing_in = answering().await;
+    assert_eq!((standing_in.len(), standing_in.intersection(&primaries).count()), (20, 0));
+    assert_eq!(world.made(), 30, "what is outside stays there");
 }
 
 /// One that goes is replaced by one, and nothing else moves; one that leaves the subset drains, and
@@ -128,7 +164,7 @@ async fn the_subset_is_a_setting() {
 #[tokio::test(start_paused = true)]
 async fn r9_the_error_counts_what_is_outside() {
     let world = World::new();
-    world.roads(support::Road::Lost);
+    world.roads(Road::Lost);
     let (feed, balance) = over(Subset::random(3), &world);
     feed.say(set(1..=10));
     quiet().await;
@@ -177,8 +213,8 @@ fn apertures_give_every_server_the_same() {
     }
     let mean = 70_000 / 30;
     assert_eq!(turns.len(), 30);
-    // In turns a client is off by less than two for each of its endpoints, of which some four clients
-    // see each.
+    // In turns a client is off by less than two for each of its endpoints, since turns begin within a
+    // cycle and end within one; some four clients see each endpoint.
     assert!(turns.values().all(|turns| turns.abs_diff(mean) <= 8), "{turns:?}");
     // By draws a server's count has a standard deviation of 48 at the most; five of them.
     assert!(draws.values().all(|draws| draws.abs_diff(mean) <= 240), "{draws:?}");

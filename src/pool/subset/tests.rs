@@ -61,6 +61,7 @@ fn a_thousand_clients_and_servers_are_no_million_connections() {
     for instance in 0..1_000 {
         let selection = Subset::aperture(instance, 1_000).select(set(0..1_000), 0);
         assert_eq!((selection.inside.len(), selection.outside.len()), (12, 988));
+        assert_eq!(selection.shares, [1; 12], "whole ones, and no large numbers for them");
         for member in selection.inside {
             *connections.entry(member.to_string()).or_insert(0) += 1;
         }
@@ -87,36 +88,88 @@ fn t16_zero_weights_take_no_place() {
         };
         assert_eq!(selection.inside.iter().filter(zero).count(), 10, "they come along");
         assert_eq!(selection.outside.iter().filter(zero).count(), 0);
-        let backup = selection.inside.iter().filter(|endpoint| endpoint.priority() == Priority(1));
-        assert!(backup.count() > 0);
+        assert!(of_priority(&selection.inside, 1).count() >= 12);
     }
 }
 
-/// What has weight 0 does not stand in for members of its priority that are outside.
-#[test]
-fn t16_zero_weights_serve_nothing_where_the_rest_is_outside() {
-    let backups = (100..102).map(|number| endpoint(number).with_weight(Weight(1)));
-    let drained = endpoint(102).with_weight(Weight(0));
-    let backups = backups.chain([drained.clone()]);
-    let backups = backups.map(|endpoint| endpoint.with_priority(Priority(1)));
-    let endpoints: Vec<_> = (0..98).map(endpoint).chain(backups).collect();
-    let bed = TestBed::new(RoundRobin::new(), endpoints.clone()).unwrap();
-    let lonely = (0..100).find(|&seed| {
-        let inside = Subset::random(2).select(endpoints.clone().into(), seed).inside;
-        inside.iter().filter(|endpoint| endpoint.priority() == Priority(1)).count() == 1
-    });
-    let seed = lonely.expect("both backups are outside for most seeds");
-    let selection = Subset::random(2).select(endpoints.into(), seed);
-    let drained = selection.inside.iter().position(|endpoint| endpoint.addr() == drained.addr());
-    assert_eq!(selection.share(drained.expect("it comes along")), Some(0));
+fn of_priority(endpoints: &[Endpoint], priority: u32) -> impl Iterator<Item = &Endpoint> {
+    endpoints.iter().filter(move |endpoint| endpoint.priority() == Priority(priority))
+}
 
-    let bed = bed.seed(3).subset(Subset::random(2));
-    let ids: Vec<_> = bed.nodes().map(|node| node.id()).collect();
-    assert_eq!(ids.len(), 3, "two, and the one of weight 0");
-    bed.links().filter(|link| link.endpoint().weight() > Weight(0)).for_each(|link| {
-        link.failed("down");
-    });
-    assert!(bed.pick(None).is_none(), "weight 0 takes nothing");
+/// `count` endpoints of each priority, with numbers of their own.
+fn by_priority(counts: &[u32]) -> Endpoints {
+    let of = |(priority, &count): (u32, &u32)| {
+        let number = move |number| endpoint(1_000 * priority + number);
+        (0..count).map(move |at| number(at).with_priority(Priority(priority)))
+    };
+    (0..).zip(counts).flat_map(of).collect()
+}
+
+/// R22: the lowest priority first: however many backups there are, every client has the primaries,
+/// and as many backups as if there were no primaries.
+#[test]
+fn r22_backups_take_no_place_of_primaries() {
+    let endpoints = by_priority(&[10, 990]);
+    for client in 0..20 {
+        let seed = crate::node::mix(client);
+        let inside = Subset::random(20).select(endpoints.clone(), seed).inside;
+        let counts = [0, 1].map(|priority| of_priority(&inside, priority).count());
+        assert_eq!(counts, [10, 20]);
+        let backups: Endpoints = of_priority(&inside, 1).cloned().collect();
+        let alone =
+            of_priority(&endpoints.iter().cloned().collect::<Vec<_>>(), 1).cloned().collect();
+        assert_eq!(members(Subset::random(20), alone, seed), members(Subset::all(), backups, seed));
+
+        let aperture = Subset::aperture(client as u32, 100);
+        let inside = aperture.select(endpoints.clone(), seed).inside;
+        assert_eq!(of_priority(&inside, 0).count(), 10);
+        // Two units of 9.9 endpoints each.
+        assert!((20..=21).contains(&of_priority(&inside, 1).count()));
+    }
+}
+
+/// R22, R15: an endpoint that changes its priority changes the subset of either by one member.
+#[test]
+fn r22_a_change_of_priority_moves_one_member_of_each() {
+    let before = by_priority(&[100, 100]);
+    for moving in 0..100 {
+        let after = before.iter().cloned().map(|one| match one == endpoint(moving) {
+            true => one.with_priority(Priority(1)),
+            false => one,
+        });
+        let subset = Subset::random(20);
+        let inside = |endpoints| subset.select(endpoints, 5).inside;
+        let (one, other) = (inside(before.clone()), inside(after.collect()));
+        for priority in [0, 1] {
+            let of = |inside: &[Endpoint]| {
+                names(&of_priority(inside, priority).cloned().collect::<Vec<_>>())
+            };
+            let (came, went) = changes(&of(&one), &of(&other));
+            assert!(came <= 1 && came == went, "{came} came, {went} went");
+        }
+    }
+}
+
+/// What has weight 0 does not stand in for the rest of its priority while that is listed.
+#[test]
+fn t16_zero_weights_do_not_stand_in_for_what_is_outside() {
+    let drained = (3..6).map(|number| endpoint(number).with_weight(Weight(0)));
+    let endpoints: Vec<_> = (0..3).map(endpoint).chain(drained).collect();
+    for subset in [Subset::random(2), Subset::aperture(0, 3).at_least(2)] {
+        let selection = subset.select(endpoints.clone().into(), 3);
+        assert_eq!(selection.inside.len(), 5, "two, and those of weight 0");
+        let share = |at| selection.share(at).map(|share| share > 0);
+        let shares: Vec<_> = (0..5).map(|at| share(at).expect("each has one")).collect();
+        assert_eq!(shares, [true, true, false, false, false]);
+
+        let bed = TestBed::new(RoundRobin::new(), endpoints.clone()).unwrap();
+        let bed = bed.seed(3).subset(subset);
+        assert_eq!(bed.nodes().count(), 5);
+        bed.links().filter(|link| link.endpoint().weight() > Weight(0)).for_each(|link| {
+            link.failed("down");
+        });
+        assert!(bed.pick(None).is_none(), "weight 0 takes nothing");
+    }
 }
 
 /// Of duplicates the first counts, and what cannot be dialled takes no place; the roster is told.
@@ -181,37 +234,46 @@ proptest! {
     }
 
     /// What Finagle's deterministic aperture is for: all clients together give every server the same,
-    /// by its weight, and every client has the same.
+    /// by its weight, and every client has the same. R22: of each priority by itself.
     #[test]
-    fn apertures_cover_every_server_alike(
-        weights in proptest::collection::vec(1_u32..6, 1..40),
+    fn r22_apertures_cover_every_server_of_a_priority_alike(
+        weights in proptest::collection::vec((1_u32..6, 0_u32..3), 1..60),
         total in 1_u32..25,
         at_least in 1_u32..20,
     ) {
-        let endpoints: Endpoints = weights
-            .iter()
-            .zip(0..)
-            .map(|(&weight, number)| endpoint(number).with_weight(Weight(weight)))
-            .collect();
-        let units = units(at_least, weights.len() as u128, u128::from(total)) as u64;
-        let all: u64 = weights.iter().copied().map(u64::from).sum();
-        let mut given = std::collections::HashMap::new();
-        for instance in 0..total {
+        let numbered = weights.iter().zip(0..).map(|(&(weight, priority), number)| {
+            endpoint(number).with_weight(Weight(weight)).with_priority(Priority(priority))
+        });
+        let endpoints: Vec<_> = numbered.collect();
+        let select = |instance| {
             let subset = Subset::aperture(instance, total).at_least(at_least);
-            let selection = subset.select(endpoints.clone(), 0);
-            prop_assert_eq!(selection.inside.len() + selection.outside.len(), weights.len());
-            let mut own = 0;
-            for (index, member) in selection.inside.iter().enumerate() {
-                let share = u64::from(selection.share(index).expect("an aperture has shares"));
-                prop_assert!(share > 0 && share <= u64::from(member.weight().0 * total));
-                own += share;
-                *given.entry(member.to_string()).or_insert(0) += share;
+            subset.select(endpoints.clone().into(), 0)
+        };
+        let selections: Vec<_> = (0..total).map(select).collect();
+        for priority in 0..3 {
+            let servers = of_priority(&endpoints, priority).count();
+            let units = units(at_least, servers as u128, u128::from(total)) as u64;
+            let weight_of = |member: &Endpoint| u64::from(member.weight().0);
+            let all: u64 = of_priority(&endpoints, priority).map(weight_of).sum();
+            let mut given = std::collections::HashMap::new();
+            for selection in &selections {
+                prop_assert_eq!(selection.inside.len() + selection.outside.len(), weights.len());
+                let shares = selection.shares.iter().copied().map(u64::from);
+                let members = selection.inside.iter().zip(shares);
+                let members = members.filter(|(member, _)| member.priority() == Priority(priority));
+                // Of as many requests as a client's piece is long, each member gets a whole number.
+                let own: u64 = members.clone().map(|(_, share)| share).sum();
+                prop_assert!(own == 0 || units * all % own == 0, "{} of {}", own, units * all);
+                for (member, share) in members {
+                    let share = share * (units * all / own);
+                    prop_assert!(share > 0 && share <= weight_of(member) * u64::from(total));
+                    *given.entry(member.to_string()).or_insert(0) += share;
+                }
             }
-            prop_assert_eq!(own, units * all, "every client sees as much");
-        }
-        for member in &endpoints {
-            let weight = u64::from(member.weight().0);
-            prop_assert_eq!(given[&member.to_string()], weight * units * u64::from(total));
+            for member in of_priority(&endpoints, priority) {
+                let expected = weight_of(member) * units * u64::from(total);
+                prop_assert_eq!(given[&member.to_string()], expected);
+            }
         }
     }
 
