@@ -14,6 +14,8 @@ struct Reader<'a> {
 /// The report that `text` is.
 pub(super) fn parse(text: &str) -> Result<LoadReport, String> {
     let mut report = LoadReport::default();
+    // Deprecated, for a whole number of requests a second.
+    let mut whole_rps = 0.0;
     let mut reader = Reader { text, rest: text };
     let mut seen = Vec::new();
     reader.object(|reader, name| {
@@ -28,16 +30,27 @@ pub(super) fn parse(text: &str) -> Result<LoadReport, String> {
             })?;
         } else {
             let value = reader.number()?;
-            if name == "rps" {
-                report.rps = if report.rps == 0.0 { value } else { report.rps };
-            } else {
-                report.set(&name, value)?;
+            match &*name {
+                "rps" if !is_whole(value) => return Err(format!("`rps` is {value}")),
+                "rps" => whole_rps = value,
+                _ => report.set(&name, value)?,
             }
         }
         seen.push(name);
         Ok(())
     })?;
-    if reader.peek().is_some() { Err(reader.error("the end")) } else { Ok(report) }
+    if reader.peek().is_some() {
+        return Err(reader.error("the end"));
+    }
+    if report.rps == 0.0 {
+        report.rps = whole_rps;
+    }
+    Ok(report)
+}
+
+/// Whether it is an unsigned integer of 64 bits, which no infinity is.
+fn is_whole(value: f64) -> bool {
+    value.fract() == 0.0 && (0.0..=u64::MAX as f64).contains(&value)
 }
 
 fn snake_case(name: &str) -> String {

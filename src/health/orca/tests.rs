@@ -156,6 +156,13 @@ fn envoy_json_that_is_wrong() {
         (r#"{"ep"#, "invalid JSON, byte 4: expected the rest of a string"),
         (r#"{"\ud800": 1}"#, "invalid JSON, byte 2: expected an escape"),
         (r#"{"eps": 1e999}"#, "`eps` is inf"),
+        (r#"{"eps": "-Infinity"}"#, "`eps` is -inf"),
+        (r#"{"named_metrics": {"foo": "nan"}}"#, "`named_metrics.foo` is NaN"),
+        (r#"{"rps": "inf"}"#, "`rps` is inf"),
+        (r#"{"rps": 1e999, "rps_fractional": 1}"#, "`rps` is inf"),
+        (r#"{"rps": "NaN"}"#, "`rps` is NaN"),
+        (r#"{"rps": 0.5}"#, "`rps` is 0.5"),
+        (r#"{"rps": -1}"#, "`rps` is -1"),
         (r#"{"eps": {"a": 1}}"#, "unknown metric `eps.a`"),
     ] {
         assert_eq!(reason(PREFIXED, &format!("JSON {json}")), expected, "{json}");
@@ -207,6 +214,15 @@ fn whole_requests_a_second_stand_in_for_fractions() {
     assert_eq!(protobuf::parse(&message.encode_to_vec()).unwrap().rps, 300.0);
     let message = OrcaLoadReport { rps: 300, rps_fractional: 2.5, ..OrcaLoadReport::default() };
     assert_eq!(protobuf::parse(&message.encode_to_vec()).unwrap().rps, 2.5);
+    for (json, rps) in [
+        (r#"{"rps": "300"}"#, 300.0),
+        (r#"{"rps": 300, "rps_fractional": 0}"#, 300.0),
+        (r#"{"rps_fractional": 0, "rps": 3e2}"#, 300.0),
+        (r#"{"rps": 300, "rpsFractional": 2.5}"#, 2.5),
+        (r#"{"rps_fractional": 2.5, "rps": 300}"#, 2.5),
+    ] {
+        assert_eq!(json::parse(json).unwrap().rps, rps, "{json}");
+    }
 }
 
 /// A message with a field more, as later versions of it may have.
