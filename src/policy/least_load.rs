@@ -144,7 +144,8 @@ impl P2c {
         Self(LeastLoad::by(metric))
     }
 
-    /// The less loaded of two by peak EWMA, as in Finagle and Linkerd.
+    /// The less loaded of two by [peak EWMA](LoadMetric::PeakEwma), as in Finagle and Linkerd, but for
+    /// what the metric says of failures and of old memories.
     pub const fn peak_ewma() -> Self {
         Self::by(LoadMetric::PeakEwma)
     }

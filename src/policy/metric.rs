@@ -13,7 +13,9 @@ pub enum LoadMetric {
     /// fails.
     InFlight,
     /// Peak EWMA (from Finagle) times the requests in flight, and this one. Quick to fear a slow
-    /// answer, slow to forget it. A node never heard of counts as another does.
+    /// answer, slow to forget it. Not as in Finagle, a failure counts as ten times the average latency of
+    /// the pool's latest answers (and the success divides the load, see above), a memory fades to that
+    /// average and not to nothing, and a node never heard of counts as another does.
     PeakEwma,
     /// The expected cost: average latency, or the age of the oldest request without an answer if
     /// that is more, times the requests in flight, and this one. Memories fade to the average
