@@ -4,6 +4,9 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -41,7 +44,7 @@ impl Nginx {
     async fn start(name: &str, keepalive_requests: usize) -> Option<Self> {
         let installed = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
         if !installed.is_ok_and(|status| status.success()) {
-            skip("nginx is not installed");
+            skip::skipped("nginx is not installed");
             return None;
         }
         let folder = std::env::temp_dir().join(format!("evenkeel-{name}-{}", std::process::id()));
@@ -122,11 +125,6 @@ impl Drop for Nginx {
         let _ = self.master.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-#[allow(clippy::print_stderr, reason = "whoever runs the tests shall know")]
-fn skip(why: &str) {
-    eprintln!("skipped: {why}");
 }
 
 fn balance(addresses: impl IntoIterator<Item = SocketAddr>, http: Http) -> Balance<HttpService> {

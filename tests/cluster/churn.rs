@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tower::ServiceExt;
 
-use super::{control_plane::say, *};
+use super::{control_plane::say, skip::skipped, *};
 
 const SLICES: usize = 12;
 const IN_A_SLICE: usize = 84;
@@ -175,9 +175,7 @@ async fn requests(
 async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     let Some(binaries) = binaries() else { return };
     if std::net::TcpListener::bind("10.77.5.1:0").is_err() {
-        return say(
-            "skipped traffic: run it where `ip route add local 10.77.5.0/24 dev lo` was done",
-        );
+        return skipped("run it where `ip route add local 10.77.5.0/24 dev lo` was done");
     }
     let _one = ONE_AT_A_TIME.lock().await;
     let plane = ControlPlane::start(&binaries, false).await;

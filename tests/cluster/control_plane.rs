@@ -20,6 +20,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::skip::skipped;
+
 pub(crate) const NAMESPACE: &str = "shop";
 /// May do everything.
 pub(crate) const ADMIN: &str = "admin-token";
@@ -54,8 +56,8 @@ pub(crate) fn binaries() -> Option<PathBuf> {
             .all(|name| at.join(name).is_file())
     });
     if found.is_none() {
-        say(
-            "skipped: no etcd, kube-apiserver and kube-controller-manager in KUBEBUILDER_ASSETS or envtest's folders",
+        skipped(
+            "no etcd, kube-apiserver and kube-controller-manager in KUBEBUILDER_ASSETS or envtest's folders",
         );
     }
     found

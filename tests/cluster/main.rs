@@ -10,6 +10,8 @@ mod churn;
 mod control_plane;
 mod observer;
 mod proxy;
+#[path = "../support/skip.rs"]
+mod skip;
 
 use std::{collections::BTreeSet, pin::Pin, time::Duration};
 

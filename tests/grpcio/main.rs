@@ -2,7 +2,10 @@
 //! `EVENKEEL_GRPCIO_PYTHON` names, which needs grpcio and grpcio-health-checking; `.ci/run` makes one.
 
 #![cfg(feature = "tonic")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+#[path = "../support/skip.rs"]
+mod skip;
 
 use std::{
     error::Error as StdError,
@@ -26,7 +29,7 @@ impl Grpcio {
     /// Where there is no such Python, the test is skipped, and says so.
     fn start(arguments: &[&str]) -> Option<Self> {
         let Some(python) = std::env::var_os("EVENKEEL_GRPCIO_PYTHON") else {
-            println!("skipped: EVENKEEL_GRPCIO_PYTHON names no Python with grpcio");
+            skip::skipped("EVENKEEL_GRPCIO_PYTHON names no Python with grpcio");
             return None;
         };
         let mut child = Command::new(python)
