@@ -126,11 +126,8 @@ impl DnsServer {
 
     /// The SRV records of `name`: priority, weight, port and target of each.
     pub(crate) fn services(&self, name: &str, ttl: u32, records: &[(u16, u16, u16, &str)]) {
-        let record = |(priority, weight, port, target): &(u16, u16, u16, &str)| {
-            let srv = SRV::new(*priority, *weight, *port, parsed(target));
-            Record::from_rdata(parsed(name), ttl, RData::SRV(srv))
-        };
-        self.reply(name, RecordType::SRV, Reply::records(records.iter().map(record)));
+        let records = records.iter().map(|record| service_record(name, ttl, record));
+        self.reply(name, RecordType::SRV, Reply::records(records));
     }
 
     /// Whether so many questions came since [`asked`](Self::asked) was called last.
@@ -154,6 +151,13 @@ pub(crate) fn address_record(name: &str, ttl: u32, address: IpAddr) -> Record {
 
 pub(crate) fn alias_record(name: &str, ttl: u32, target: &str) -> Record {
     Record::from_rdata(parsed(name), ttl, RData::CNAME(CNAME(parsed(target))))
+}
+
+/// Of priority, weight, port and target.
+pub(crate) fn service_record(name: &str, ttl: u32, record: &(u16, u16, u16, &str)) -> Record {
+    let (priority, weight, port, target) = *record;
+    let srv = SRV::new(priority, weight, port, parsed(target));
+    Record::from_rdata(parsed(name), ttl, RData::SRV(srv))
 }
 
 fn parsed(name: &str) -> Name {

@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel::discovery::Dns;
 
-use crate::{Watched, over_nameserver, short};
+use crate::{Watched, over_nameserver, short, skip::skipped};
 
 /// A server of its own, in a directory of its own.
 struct Knot {
@@ -28,6 +28,8 @@ users 1 A 10.0.0.1
 users 1 A 10.0.0.2
 users 1 AAAA 2001:db8::1
 alias 30 CNAME users
+_http._tcp.alias 30 CNAME _http._tcp
+_http._tcp.circle 30 CNAME _http._tcp.circle
 _http._tcp 1 SRV 10 3 8080 users
 _http._tcp 1 SRV 20 1 8081 alone
 alone 1 A 10.0.0.9
@@ -43,7 +45,7 @@ fn installed() -> bool {
 impl Knot {
     fn start() -> Option<Self> {
         if !installed() {
-            println!("skipped: knotd and knsupdate are not installed");
+            skipped("knotd and knsupdate are not installed");
             return None;
         }
         let directory = std::env::temp_dir().join(format!("evenkeel-knot-{}", std::process::id()));
@@ -112,6 +114,11 @@ async fn r5_knot_whose_records_change_and_that_is_killed() {
     let first = service.until("set").await;
     let expected = "set 10.0.0.1:8080 10.0.0.2:8080 [2001:db8::1]:8080 10.0.0.9:8081";
     assert_eq!(short(&first), expected);
+    // Knot follows its own aliases, as a recursor does.
+    let dns = source(Dns::srv("_http._tcp.alias.shop.test.").unwrap());
+    assert_eq!(short(&Watched::new(dns).next().await), expected);
+    let dns = source(Dns::srv("_http._tcp.circle.shop.test.").unwrap());
+    assert!(short(&Watched::new(dns).next().await).starts_with("failed | "));
 
     knot.update(
         "update delete users.shop.test. A 10.0.0.1\nupdate add users.shop.test. 1 A 10.0.0.3",

@@ -9,7 +9,9 @@ use tokio::net::UdpSocket;
 use crate::{
     NAME, SECOND, Watched, guard,
     server::{Asked, DnsServer, Reply},
-    short, v4,
+    short,
+    skip::skipped,
+    v4,
 };
 
 fn asking(nameservers: impl IntoIterator<Item = SocketAddr>) -> Dns {
@@ -17,16 +19,15 @@ fn asking(nameservers: impl IntoIterator<Item = SocketAddr>) -> Dns {
     Dns::host(NAME, 80).unwrap().resolver(resolver).min_refresh(SECOND / 10).max_refresh(SECOND / 5)
 }
 
-/// R13: a first nameserver that is silent does not cost its time-out of 5 s, and after that it is
-/// not waited for at all: it is not asked any more.
+/// R13: a first nameserver that is silent is passed over, and after that it is not asked any more. That
+/// it costs less than a second is proven in paused time, beside the code.
 #[tokio::test]
 async fn r13_a_dead_first_nameserver_is_passed_over() {
     let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let server = DnsServer::start().await.unwrap();
     server.addresses(NAME, 30, [v4(1)]);
     let mut watched = Watched::new(asking([dead.local_addr().unwrap(), server.address]));
-    let first = tokio::time::timeout(4 * SECOND, watched.next()).await;
-    assert_eq!(short(&first.expect("before the time-out of 5 s")), "set 10.0.0.1:80");
+    assert_eq!(short(&watched.next().await), "set 10.0.0.1:80");
     let mut datagram = [0; 512];
     let mut asked = 0;
     while dead.try_recv(&mut datagram).is_ok() {
@@ -44,8 +45,7 @@ async fn r13_a_dead_first_nameserver_is_passed_over() {
     server.forget(NAME);
     watched.until("empty").await;
     let mut watched = Watched::new(asking([dead.local_addr().unwrap(), server.address]));
-    let first = tokio::time::timeout(4 * SECOND, watched.next()).await;
-    assert!(short(&first.expect("before the time-out of 5 s")).starts_with("empty"));
+    assert!(short(&watched.next().await).starts_with("empty"));
 }
 
 /// R13: one that answers that it cannot tell hands on to the next, and one where nobody listens.
@@ -64,8 +64,10 @@ async fn r13_a_broken_first_nameserver_is_passed_over() {
         assert_eq!(short(&watched.next().await), "set 10.0.0.1:80");
     }
     // If all of them fail, what one of them says is the error.
-    let update = Watched::new(asking([broken.address, nobody])).next().await;
-    assert_eq!(short(&update), "failed | `users.shop.test.` A: NOTIMP");
+    let update = short(&Watched::new(asking([broken.address, nobody])).next().await);
+    let expected = format!("failed | `users.shop.test.` A: NOTIMP from {}; ", broken.address);
+    assert!(update.starts_with(&expected), "{update}");
+    assert!(update.ends_with(&format!("from {nobody}")), "{update}");
 }
 
 /// R13: where nobody is configured nobody is asked: no public resolver stands in.
@@ -89,8 +91,7 @@ async fn r13_resolv_conf_is_followed_and_read_again() {
     let one = DnsServer::start_at(first.parse().unwrap()).await;
     let two = DnsServer::start_at(second.parse().unwrap()).await;
     let (Ok(one), Ok(two)) = (one, two) else {
-        println!("skipped: port 53 of {first} and {second} cannot be bound here");
-        return;
+        return skipped(&format!("port 53 of {first} and {second} cannot be bound here"));
     };
     let file = File::new("resolv.conf");
     file.write("nameserver 127.53.7.1\nsearch a.test b.test\noptions ndots:2\n");

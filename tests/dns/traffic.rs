@@ -13,6 +13,7 @@ use evenkeel::{
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use tokio::net::UdpSocket;
 use tower::ServiceExt;
 
 use crate::{
@@ -111,6 +112,21 @@ async fn r9_without_endpoints_a_call_says_why_and_recovers() {
     dns.addresses(NAME, 1, [IpAddr::from([127, 0, 0, 1])]);
     guard(async { while balance.ready().await.is_err() {} }).await;
     assert_eq!(call().await.unwrap().status(), 200);
+}
+
+/// R9: where no nameserver has answered yet, a call that gives up after the 5 s that are the default says
+/// so, and which nameservers were asked.
+#[tokio::test]
+async fn r9_a_call_names_the_nameservers_that_are_silent() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let nameserver = silent.local_addr().unwrap();
+    let source = Dns::host(NAME, 80).unwrap().resolver(Resolver::nameservers([nameserver]));
+    let balance = Balance::builder(source).http().unwrap();
+    let error = guard(balance.clone().oneshot(request("/"))).await.unwrap_err();
+    assert!(error.is_no_endpoint());
+    let expected = format!("`{NAME}`: no answer yet from {nameserver}");
+    assert_eq!(error.discovery().unwrap().to_string(), expected);
+    assert!(error.to_string().contains(&expected), "{error}");
 }
 
 /// R6: a thousand endpoints that refuse ask for a look each time; there is one set of questions a

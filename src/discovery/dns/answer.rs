@@ -81,6 +81,9 @@ pub(super) trait Lookup: Clone + Send + Sync + 'static {
     /// The full names to try for `name`, in this order.
     fn candidates(&self, name: &Name) -> Vec<Name>;
 
+    /// Who is asked, as errors name them.
+    fn whom(&self) -> String;
+
     /// The questions that it takes to get these addresses.
     fn questions(&self, families: Families) -> Vec<Family>;
 

@@ -1,22 +1,26 @@
 //! One look at a name: its candidates, the questions at once, and what is left of the answers.
 //!
 //! What one part of a look cannot say is filled in from the last time that it could, and the update
-//! says so ([`Update::Partial`]). A part that is slow does not hold the others up: after a grace the
-//! view without it goes out, and the whole follows when it has come. Only a look of which no part
-//! failed may find that there is nothing.
+//! says so ([`Update::Partial`]). A part that is slow holds nothing up: after a grace the view without
+//! it goes out, and the view with it when it has come. If it hangs, the looks that follow do not wait
+//! for it; they share its question. Only a look of which no part failed may find that there is nothing.
 
 use std::{
     collections::{HashMap, HashSet},
+    future::pending,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hickory_resolver::proto::rr::Name;
-use tokio::task::JoinSet;
 
+use self::{
+    open::{Key, Open, no_answer},
+    round::{Done, Round, Verdict},
+};
 use super::{
-    answer::{Absent, Answer, Failure, Families, Family, Found, Lookup, Records, Service},
+    answer::{Absent, Failure, Families, Found, Lookup, Records, Service},
     sites::{Site, endpoints},
 };
 use crate::{
@@ -29,12 +33,12 @@ use crate::{
     node::{Clock, after},
 };
 
-/// How long those who answer wait for those who do not, before what is known goes out.
-const GRACE: Duration = Duration::from_millis(500);
+mod open;
+mod round;
 
-/// How long the addresses of all names are looked for. Some hundred targets whose server is dead would
-/// otherwise take minutes, in which nothing else is seen.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For how long it is believed that an SRV target has no addresses of a family that did not come along
+/// with those of the other: the answer may have had no room for it (RFC 2782 asks for nothing better).
+const BARREN_FOR: Duration = Duration::from_secs(30);
 
 /// What is looked for.
 #[derive(Clone, Debug)]
@@ -54,29 +58,20 @@ pub(super) struct Looker<L> {
     clock: Clock,
     /// What each part said when it last said anything.
     last: HashMap<Key, Vec<IpAddr>>,
+    /// Until when what did not come along is known not to exist.
+    barren: HashMap<Key, Instant>,
     /// The candidate that had records the last time.
     good: Option<Name>,
     /// What was said last.
     said: Vec<Endpoint>,
-    /// A look that is still waiting for some of its parts.
-    open: Option<Round>,
-}
-
-/// What one question is about.
-type Key = (Name, Family);
-
-/// The parts of one look.
-struct Round {
-    sites: Vec<Site>,
-    asked: Vec<Key>,
-    open: JoinSet<(Key, Answer<IpAddr>)>,
-    done: HashMap<Key, Answer<IpAddr>>,
-    /// How long the list of the sites itself is good for.
-    ttl: Option<Duration>,
-    /// Whether there is an address yet.
-    has_addresses: bool,
-    /// When what has not answered counts as lost.
-    until: Instant,
+    /// Questions of this look, and those of earlier ones that are still open.
+    open: Open,
+    /// The answers to this look.
+    done: Done,
+    /// The last look, while it waits for some of its parts.
+    round: Option<Round>,
+    /// Whether there is an answer that no update tells of yet.
+    unsaid: bool,
 }
 
 /// What is known of a round.
@@ -106,35 +101,66 @@ impl<L: Lookup> Looker<L> {
             question,
             families,
             server_name,
-            clock,
             last: HashMap::new(),
+            barren: HashMap::new(),
             good: None,
             said: Vec::new(),
-            open: None,
+            open: Open::new(clock.clone()),
+            done: Done::new(),
+            round: None,
+            unsaid: false,
+            clock,
         }
     }
 
-    /// Finds the first candidate that has anything, and asks for all of it.
-    async fn begin(&mut self) -> Result<Round, Seen> {
-        self.lookup.prepare().await.map_err(Seen::failed)?;
+    /// Finds the first candidate that has anything, and asks for all of it. `wanted` gathers what it
+    /// asks for.
+    async fn find(&mut self, wanted: &mut HashSet<Key>) -> Result<Round, Seen> {
         let name = self.question.name().clone();
+        let mut walked = Vec::new();
         let mut failure: Option<Failure> = None;
         let mut absent = Absent::NoName;
         for candidate in self.lookup.candidates(&name) {
-            match self.ask(&candidate).await {
-                Ok(Ok(round)) => {
-                    self.good = Some(candidate);
-                    return Ok(round);
+            let is_good = self.good.as_ref() == Some(&candidate);
+            let verdict = match self.ask(&candidate, is_good, wanted).await {
+                Ok(round) => {
+                    let verdict = self.verdict(&round);
+                    if matches!(verdict, Verdict::Found) {
+                        self.good = Some(candidate);
+                        return Ok(round);
+                    }
+                    walked.push((candidate, round));
+                    verdict
                 }
-                Ok(Err(nothing)) => absent = absent.min(nothing),
-                Err(failed) => {
+                Err(verdict) => verdict,
+            };
+            match verdict {
+                Verdict::Found => {}
+                Verdict::Nothing(nothing) => absent = absent.min(nothing),
+                Verdict::Failed(failed) => {
                     // Another name must not stand in for the one that works, while that one's
                     // server has a bad moment.
-                    let stop = !failed.answered || self.good.as_ref() == Some(&candidate);
+                    let stop = !failed.answered || is_good;
                     failure.get_or_insert(failed);
                     if stop {
                         break;
                     }
+                }
+            }
+        }
+        // What was not waited for on the way decides now.
+        if walked.iter().any(|(_, round)| !round.is_complete(&self.open)) {
+            failure = None;
+            for (candidate, round) in walked {
+                let (open, done) = (&mut self.open, &mut self.done);
+                round.gather(open, done, &self.clock, Round::has_addresses).await;
+                match self.verdict(&round) {
+                    Verdict::Found => {
+                        self.good = Some(candidate);
+                        return Ok(round);
+                    }
+                    Verdict::Nothing(nothing) => absent = absent.min(nothing),
+                    Verdict::Failed(failed) => drop(failure.get_or_insert(failed)),
                 }
             }
         }
@@ -145,72 +171,88 @@ impl<L: Lookup> Looker<L> {
         Err(Seen::empty(format!("`{name}` {absent}")))
     }
 
+    fn verdict(&self, round: &Round) -> Verdict {
+        match self.question {
+            Question::Host { .. } => round.verdict(&self.open, &self.done, &self.lookup.whom()),
+            Question::Services { .. } => Verdict::Found,
+        }
+    }
+
     fn forget(&mut self) {
         self.last.clear();
         self.good = None;
         self.said.clear();
     }
 
-    /// What `name` has, as far as it takes to know that it has something.
-    async fn ask(&self, name: &Name) -> Result<Result<Round, Absent>, Failure> {
-        match self.question {
-            Question::Host { port, .. } => {
-                let sites = vec![Site::host(name.clone(), port)];
-                let mut round = Round::new(sites, None, &self.clock);
-                self.start(&mut round);
-                round.gather(&self.clock, Some(GRACE)).await;
-                round.found()
-            }
+    /// What `name` has, as far as it takes to know that it has something. Whether one that had
+    /// something the last time is gone is waited for; of any other it is enough that one family says
+    /// so.
+    async fn ask(
+        &mut self,
+        name: &Name,
+        is_good: bool,
+        wanted: &mut HashSet<Key>,
+    ) -> Result<Round, Verdict> {
+        let mut round = match self.question {
+            Question::Host { port, .. } => Round::new(vec![Site::host(name.clone(), port)], None),
             Question::Services { ignore_weights, .. } => {
-                let found = self.lookup.services(name.clone()).await?;
+                let found = self.lookup.services(name.clone()).await.map_err(Verdict::Failed)?;
                 let Records { records, ttl } = match found {
                     Found::Records(records) => records,
-                    Found::Nothing(absent) => return Ok(Err(absent)),
+                    Found::Nothing(absent) => return Err(Verdict::Nothing(absent)),
                 };
                 let site = |mut service: Service| {
                     service.addresses.retain(|address| self.families.allow(*address));
                     Site::service(service, ignore_weights)
                 };
-                let sites = records.into_iter().map(site).collect();
-                let mut round = Round::new(sites, Some(ttl), &self.clock);
-                self.start(&mut round);
-                round.gather(&self.clock, Some(GRACE)).await;
-                Ok(Ok(round))
+                Round::new(records.into_iter().map(site).collect(), Some(ttl))
             }
-        }
+        };
+        self.start(&mut round);
+        wanted.extend(round.asked.iter().cloned());
+        let is_one_of_many = matches!(self.question, Question::Host { .. }) && !is_good;
+        let is_enough = |round: &Round, done: &Done| {
+            round.has_addresses(done) || is_one_of_many && round.has_no_name(done)
+        };
+        round.gather(&mut self.open, &mut self.done, &self.clock, is_enough).await;
+        Ok(round)
     }
 
-    /// Asks for the addresses of all sites whose addresses did not come along.
-    fn start(&self, round: &mut Round) {
+    /// Asks for the addresses of all sites that did not come along.
+    fn start(&mut self, round: &mut Round) {
+        let (now, whom) = (self.clock.now(), self.lookup.whom());
         let questions = self.lookup.questions(self.families);
         let mut seen = HashSet::new();
-        for site in &round.sites {
-            if !site.wants_addresses() || !seen.insert(site.name.clone()) {
-                continue;
-            }
-            for &family in &questions {
+        for site in round.sites.iter().filter(|site| site.is_usable()) {
+            for &family in questions.iter().filter(|family| !site.came_along(**family)) {
                 let key = (site.name.clone(), family);
-                let addresses = self.lookup.addresses(site.name.clone(), family);
-                round.asked.push(key.clone());
-                round.open.spawn(async move { (key, addresses.await) });
+                if !seen.insert(key.clone()) {
+                    continue;
+                }
+                let is_barren = self.barren.get(&key).is_some_and(|until| now < *until);
+                if is_barren && !site.addresses.is_empty() {
+                    round.barren.insert(key);
+                    continue;
+                }
+                if self.open.contains(&key) {
+                    round.late.insert(key.clone());
+                } else {
+                    let addresses = self.lookup.addresses(site.name.clone(), family);
+                    self.open.ask(key.clone(), &whom, addresses);
+                }
+                round.asked.push(key);
             }
         }
     }
 
-    /// What `round` comes to; nothing if it is not complete, and says nothing new yet.
-    fn conclude(&mut self, round: &Round) -> Option<Seen> {
-        let complete = round.open.is_empty();
+    /// What `round` comes to; or no update, if it says nothing new yet.
+    fn conclude(&mut self, round: &Round, is_first: bool) -> Seen {
+        let complete = round.is_complete(&self.open);
         let view = self.view(round);
-        let endpoints = endpoints(&view.sites, self.server_name.as_ref());
-        if !complete && endpoints == self.said {
-            return None;
-        }
-        let ttl = view.ttl.unwrap_or_default();
-        let again = if complete { Again::After(ttl) } else { Again::AtOnce };
         if !view.fresh {
             // Old addresses alone are no answer: they stand as they are.
             if let Some(error) = summary(&view.errors) {
-                return complete.then(|| Seen::failed(error));
+                return Seen::failed(error);
             }
             self.forget();
             let reason = match summary(&view.barren) {
@@ -218,7 +260,14 @@ impl<L: Lookup> Looker<L> {
                 // RFC 2782: a target of "." says so.
                 None => "the domain does not offer the service (SRV target `.`)".to_owned(),
             };
-            return Some(Seen::empty(reason));
+            return Seen::empty(reason);
+        }
+        let again = Again::After(view.ttl.unwrap_or_default());
+        let endpoints = endpoints(&view.sites, self.server_name.as_ref());
+        // What has been late for a whole look is worth a word; what may come at any moment is not.
+        let hangs = is_first && round.late.iter().any(|key| self.open.contains(key));
+        if !complete && !hangs && endpoints == self.said {
+            return Seen { update: None, again };
         }
         self.said.clone_from(&endpoints);
         let endpoints = Endpoints::from(endpoints);
@@ -227,32 +276,29 @@ impl<L: Lookup> Looker<L> {
             Some(error) => Update::Partial(endpoints, error),
             None => Update::Set(endpoints),
         };
-        Some(Seen { update, again })
+        Seen { update: Some(update), again }
     }
 
     /// The addresses of `round`, with those of the last time where there are no new ones.
     fn view(&mut self, round: &Round) -> View {
-        let complete = round.open.is_empty();
         let mut view = View { ttl: round.ttl, ..View::default() };
+        let (now, whom) = (self.clock.now(), self.lookup.whom());
         let questions = self.lookup.questions(self.families);
-        for site in &round.sites {
-            if site.is_unavailable() {
+        for listed in round.sites.iter().filter(|site| !site.is_unavailable()) {
+            if !listed.is_usable() {
+                view.barren.push(DiscoverError::new(format!("`{}` has port 0", listed.name)));
                 continue;
             }
-            let mut site = site.clone();
-            if site.port == 0 {
-                view.barren.push(DiscoverError::new(format!("`{}` has port 0", site.name)));
-                continue;
-            }
-            if !site.wants_addresses() {
-                view.fresh = true;
-                view.sites.push(site);
-                continue;
-            }
-            let mut absent = Some(Absent::NoName);
-            for &family in &questions {
+            let mut site = listed.clone();
+            let came_along = !listed.addresses.is_empty();
+            view.fresh |= came_along;
+            let mut absent = if came_along { None } else { Some(Absent::NoName) };
+            for &family in questions.iter().filter(|family| !listed.came_along(**family)) {
                 let key = (site.name.clone(), family);
-                match round.done.get(&key) {
+                if round.barren.contains(&key) {
+                    continue;
+                }
+                match self.done.get(&key) {
                     Some(Ok(Found::Records(found))) => {
                         absent = None;
                         view.fresh = true;
@@ -265,12 +311,15 @@ impl<L: Lookup> Looker<L> {
                     Some(Ok(Found::Nothing(nothing))) => {
                         absent = absent.map(|absent| absent.min(*nothing));
                         self.last.remove(&key);
+                        if came_along {
+                            self.barren.insert(key, after(now, BARREN_FOR));
+                        }
                     }
                     missing => {
                         absent = None;
                         view.errors.push(match missing {
                             Some(Err(failure)) => failure.error.clone(),
-                            _ => no_answer(&key, complete),
+                            _ => no_answer(&key, &whom, self.open.contains(&key)),
                         });
                         site.addresses.extend(self.last.get(&key).into_iter().flatten());
                     }
@@ -281,34 +330,65 @@ impl<L: Lookup> Looker<L> {
             }
             view.sites.push(site);
         }
-        if complete {
+        if round.is_complete(&self.open) {
             let asked: HashSet<_> = round.asked.iter().collect();
             self.last.retain(|key, _| asked.contains(key));
         }
+        self.barren.retain(|_, until| now < *until);
         view
     }
 }
 
 impl<L: Lookup> Look for Looker<L> {
-    async fn look(&mut self) -> Seen {
-        let mut round = match self.open.take() {
-            Some(mut round) => {
-                round.gather(&self.clock, None).await;
-                round
+    async fn prepare(&mut self) -> Result<(), DiscoverError> {
+        self.lookup.prepare().await
+    }
+
+    fn late(&self) -> DiscoverError {
+        let (name, whom) = (self.question.name(), self.lookup.whom());
+        DiscoverError::new(format!("`{name}`: no answer yet from {whom}"))
+    }
+
+    async fn look(mut self) -> (Self, Seen) {
+        if let Some(round) = self.round.take() {
+            // Came too late to be said, and is the last that is known.
+            self.view(&round);
+        }
+        self.done.clear();
+        self.unsaid = false;
+        let mut wanted = HashSet::new();
+        let found = self.find(&mut wanted).await;
+        self.open.keep(&wanted);
+        let seen = match found {
+            Ok(round) => {
+                let seen = self.conclude(&round, true);
+                self.round = Some(round).filter(|round| !round.is_complete(&self.open));
+                seen
             }
-            None => match self.begin().await {
-                Ok(round) => round,
-                Err(seen) => return seen,
-            },
+            Err(seen) => seen,
         };
+        (self, seen)
+    }
+
+    async fn more(&mut self) -> Seen {
         loop {
-            if let Some(seen) = self.conclude(&round) {
-                if !round.open.is_empty() {
-                    self.open = Some(round);
+            let Some(round) = self.round.as_ref() else { return pending().await };
+            if !self.unsaid {
+                if let Some((key, answer)) = self.open.next().await {
+                    self.done.insert(key, answer);
                 }
+                self.unsaid = true;
+            }
+            // What comes at once makes one update.
+            let (open, done) = (&mut self.open, &mut self.done);
+            round.gather(open, done, &self.clock, |_, _| true).await;
+            let Some(round) = self.round.take() else { continue };
+            self.unsaid = false;
+            let seen = self.conclude(&round, false);
+            self.round = Some(round).filter(|round| !round.is_complete(&self.open));
+            if seen.update.is_some() {
                 return seen;
             }
-            round.gather(&self.clock, None).await;
         }
     }
 }
@@ -323,74 +403,6 @@ impl Question {
     }
 }
 
-// === impl Round ===
-
-impl Round {
-    fn new(sites: Vec<Site>, ttl: Option<Duration>, clock: &Clock) -> Self {
-        let has_addresses = sites.iter().any(|site| !site.addresses.is_empty());
-        let until = after(clock.now(), PATIENCE);
-        let (asked, open, done) = Default::default();
-        Self { sites, asked, open, done, ttl, has_addresses, until }
-    }
-
-    /// Waits for all answers, but for no more than `grace` once there is one with addresses.
-    async fn gather(&mut self, clock: &Clock, grace: Option<Duration>) {
-        let mut until = self.until;
-        let mut in_grace = false;
-        loop {
-            if let (Some(grace), false, true) = (grace, in_grace, self.has_addresses) {
-                in_grace = true;
-                until = until.min(after(clock.now(), grace));
-            }
-            tokio::select! {
-                biased;
-                answer = self.open.join_next() => match answer {
-                    Some(Ok((key, answer))) => self.hear(key, answer),
-                    // Who asked is gone without an answer; the key is missed below.
-                    Some(Err(_)) => {}
-                    None => return,
-                },
-                () = clock.sleep_until(until) => break,
-            }
-        }
-        if until == self.until {
-            // Whoever still asks is told to stop.
-            self.open = JoinSet::new();
-        }
-    }
-
-    fn hear(&mut self, key: Key, answer: Answer<IpAddr>) {
-        self.has_addresses |= matches!(answer, Ok(Found::Records(_)));
-        self.done.insert(key, answer);
-    }
-
-    /// The round, if its name has any address.
-    fn found(self) -> Result<Result<Self, Absent>, Failure> {
-        if self.has_addresses {
-            return Ok(Ok(self));
-        }
-        let mut absent = Absent::NoName;
-        let mut failures = Vec::new();
-        for key in &self.asked {
-            match self.done.get(key) {
-                Some(Ok(Found::Nothing(nothing))) => absent = absent.min(*nothing),
-                Some(Err(failure)) => failures.push(failure.clone()),
-                _ => failures.push(Failure { error: no_answer(key, true), answered: false }),
-            }
-        }
-        let answered = failures.iter().all(|failure| failure.answered);
-        match failures.into_iter().next() {
-            Some(first) => Err(Failure { answered, ..first }),
-            None => Ok(Err(absent)),
-        }
-    }
-}
-
-fn no_answer((name, family): &Key, complete: bool) -> DiscoverError {
-    let yet = if complete { "" } else { " yet" };
-    DiscoverError::new(format!("`{name}` {family}: no answer{yet}"))
-}
-
 /// One error for all of them.
 fn summary(errors: &[DiscoverError]) -> Option<DiscoverError> {
     let (first, more) = errors.split_first()?;
@@ -403,12 +415,8 @@ fn summary(errors: &[DiscoverError]) -> Option<DiscoverError> {
 // === impl Seen ===
 
 impl Seen {
-    fn failed(error: DiscoverError) -> Self {
-        Self { update: Update::Failed(error), again: Again::Backoff }
-    }
-
     fn empty(reason: String) -> Self {
-        Self { update: Update::Empty(Reason::says(reason)), again: Again::Rarely }
+        Self { update: Some(Update::Empty(Reason::says(reason))), again: Again::Rarely }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Names in DNS: the addresses of a host, or the SRV records of a service.
 //!
-//! Three parts, each of which is tested alone. [`resume`](super::resume) says when to look;
+//! Four parts, each of which is tested alone. [`resume`](super::resume) says when to look;
 //! [`look`] what a look makes of its answers; the [`Resolver`] whom to ask, and how without waiting
-//! for the dead. Messages, sockets, truncation and aliases are hickory's.
+//! for the dead; and [`reading`] what a message says. Messages, sockets and truncation are hickory's.
 //!
 //! The rules are those of RFC 1035 and 2308 (what an answer says), RFC 2782 (SRV), resolv.conf(5)
 //! and glibc (search lists); the refresh follows what gRPC and Envoy learnt: the TTL, but neither
@@ -34,6 +34,7 @@ use crate::{
 mod answer;
 mod flight;
 mod look;
+mod reading;
 mod resolver;
 mod search;
 mod servers;
@@ -56,7 +57,9 @@ mod target;
 ///   again after 1 s, times 1.6 each, up to 30 s, +-20 %.
 /// * **In part.** If one address family, or one SRV target, cannot be looked up, the others are used,
 ///   with what was last known of that one ([`Update::Partial`]). Who answers waits half a second for
-///   who does not.
+///   who does not, once: the looks that follow do not wait for a question that is still open.
+/// * **Silence.** If there is no answer a second after the start, that is the error, with the addresses
+///   of those who are asked.
 /// * **Empty** is a name that does not exist (NXDOMAIN), that has no such records (NODATA), or whose
 ///   SRV target is `.`. By default that clears the set after 30 s ([`OnEmpty::KeepFor`]).
 ///
@@ -123,7 +126,8 @@ impl Dns {
     ///
     /// A weight is that of a target, however many addresses it has; weight 0 is taken as often as
     /// RFC 2782 says, which is as often as a weight of 1. Addresses that come along with the records
-    /// are used as they are. A target that has none, or port 0, is left out, and said.
+    /// are used as they are; a family that did not is asked for. A target that has none, or port 0, is
+    /// left out, and said. The name may be an alias.
     ///
     /// # Errors
     ///

@@ -9,18 +9,22 @@
 
 use std::{
     fmt,
+    future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use hickory_resolver::{
-    TokioResolver,
-    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    lookup::Lookup,
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    NameServerPool, PoolContext, TlsConfig,
+    config::{NameServerConfig, ResolverOpts},
+    net::{
+        NetError,
+        runtime::TokioRuntimeProvider,
+        xfer::{DnsHandle, FirstAnswer},
+    },
     proto::{
-        op::ResponseCode,
+        op::{DnsRequestOptions, Message, Query, ResponseCode},
         rr::{Name, RecordType},
     },
 };
@@ -29,6 +33,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{
     answer::Absent,
     flight::{Flights, Landed},
+    reading::{Fault, Reading, read},
 };
 use crate::{
     discovery::sleep::sleep_until,
@@ -47,11 +52,10 @@ const AT_ONCE: usize = 64;
 /// Bounds for a server's time, as in glibc; 0 would be no time at all.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 const MOST_TIMEOUT: Duration = Duration::from_secs(30);
-const NO_NAMESERVER: NetError = NetError::Message("no nameserver is configured");
 
 /// Nameservers, in their order.
-pub(super) struct Servers {
-    servers: Vec<Server>,
+pub(super) struct Servers<E = Nameserver> {
+    servers: Vec<Server<E>>,
     attempts: usize,
     preferred: Mutex<Option<(usize, Instant)>>,
     permits: Semaphore,
@@ -60,21 +64,44 @@ pub(super) struct Servers {
 }
 
 /// What came of a question.
-pub(super) type Told = Result<Lookup, NetError>;
+pub(super) type Told = Result<Reading, Faults>;
 
-struct Server {
+/// What is wrong with all of those that were asked, in the order of the configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Faults(Vec<(SocketAddr, Fault)>);
+
+/// Who carries one question to one nameserver. There are the real one and that of the tests.
+pub(super) trait Exchange: Clone + Send + Sync + 'static {
+    /// Its answer, if that has any records; else the error tells how there are none.
+    fn ask(
+        &self,
+        name: Name,
+        kind: RecordType,
+    ) -> impl Future<Output = Result<Message, NetError>> + Send;
+}
+
+/// A nameserver over sockets.
+#[derive(Clone)]
+pub(super) struct Nameserver {
+    // Of one server: which of them is asked is not hickory's to choose.
+    pool: NameServerPool<TokioRuntimeProvider>,
+    options: DnsRequestOptions,
+}
+
+struct Server<E> {
     address: SocketAddr,
-    client: TokioResolver,
+    exchange: E,
 }
 
 /// The questions of one round, one a server.
 struct Asked {
-    open: JoinSet<(usize, Told)>,
+    open: JoinSet<(usize, Result<Reading, Fault>)>,
     /// Ranks that have not answered.
     silent: Vec<usize>,
-    error: Option<NetError>,
+    /// By rank.
+    faults: Vec<(usize, Fault)>,
     /// That there is nothing, of this rank, and until when others are waited for.
-    nothing: Option<(usize, NetError, Instant)>,
+    nothing: Option<(usize, Absent, Instant)>,
 }
 
 // === impl Servers ===
@@ -86,15 +113,25 @@ impl Servers {
         options: &ResolverOpts,
         clock: Clock,
     ) -> Result<Self, NetError> {
-        let server = |address| Server::new(address, options);
-        Ok(Self {
-            servers: addresses.into_iter().map(server).collect::<Result<_, _>>()?,
-            attempts: options.attempts.clamp(1, 5),
+        let server = |address| {
+            let exchange = Nameserver::new(address, options)?;
+            Ok(Server { address, exchange })
+        };
+        let servers = addresses.into_iter().map(server).collect::<Result<_, NetError>>()?;
+        Ok(Self::over(servers, options.attempts, clock))
+    }
+}
+
+impl<E: Exchange> Servers<E> {
+    fn over(servers: Vec<Server<E>>, attempts: usize, clock: Clock) -> Self {
+        Self {
+            servers,
+            attempts: attempts.clamp(1, 5),
             preferred: Mutex::new(None),
             permits: Semaphore::new(AT_ONCE),
             flights: Flights::new(clock.clone()),
             clock,
-        })
+        }
     }
 
     /// What the first of them says that can say anything; or, to somebody else, said after `since`.
@@ -115,18 +152,18 @@ impl Servers {
         // Never closed.
         let _permit = self.permits.acquire().await;
         let order = self.order();
-        let mut error = NO_NAMESERVER;
+        let mut faults = Faults(Vec::new());
         for _ in 0..self.attempts {
-            error = match self.round(&order, name, kind).await {
-                Err(error) if absent(&error).is_none() => error,
-                answer => return answer,
+            faults = match self.round(&order, name, kind).await {
+                Err(faults) => faults,
+                told => return told,
             };
             // Who has said no says so again.
-            if !matches!(error, NetError::Timeout) {
+            if !faults.is_silence() {
                 break;
             }
         }
-        Err(error)
+        Err(faults)
     }
 
     async fn round(&self, order: &[usize], name: &Name, kind: RecordType) -> Told {
@@ -137,16 +174,16 @@ impl Servers {
             let now = self.clock.now();
             if next_at.is_some_and(|at| at <= now) {
                 next_at = waiting.next().map(|(rank, &server)| {
-                    asked.ask(rank, &self.servers[server], name.clone(), kind);
+                    asked.ask(rank, &self.servers[server].exchange, name.clone(), kind);
                     after(now, STAGGER)
                 });
             }
             if let Some((rank, nothing)) = asked.settled(now) {
                 self.prefer(order, rank);
-                return Err(nothing);
+                return Ok(Reading::Nothing(nothing));
             }
             if asked.open.is_empty() && next_at.is_none() {
-                return Err(asked.error.unwrap_or(NO_NAMESERVER));
+                return Err(self.faults(order, asked.faults));
             }
             let patience = asked.nothing.as_ref().map(|(.., until)| *until);
             tokio::select! {
@@ -155,9 +192,9 @@ impl Servers {
                     let now = self.clock.now();
                     // Whose task is gone has failed as well.
                     if let Ok((rank, answer)) = answer {
-                        if let Some(lookup) = asked.hear(rank, answer, after(now, PATIENCE)) {
+                        if let Some(records) = asked.hear(rank, answer, after(now, PATIENCE)) {
                             self.prefer(order, rank);
-                            return Ok(lookup);
+                            return Ok(records);
                         }
                     }
                     if asked.nothing.is_none() {
@@ -167,6 +204,15 @@ impl Servers {
                 () = sleep_until(&self.clock, next_at.into_iter().chain(patience).min()) => {}
             }
         }
+    }
+
+    /// What the servers of these ranks say, by their addresses.
+    fn faults(&self, order: &[usize], by_rank: Vec<(usize, Fault)>) -> Faults {
+        let mut faults: Vec<_> =
+            by_rank.into_iter().map(|(rank, fault)| (order[rank], fault)).collect();
+        faults.sort_by_key(|(server, _)| *server);
+        let named = |(server, fault): (usize, Fault)| (self.servers[server].address, fault);
+        Faults(faults.into_iter().map(named).collect())
     }
 
     /// The order in which to ask.
@@ -189,32 +235,89 @@ impl Servers {
     }
 }
 
-impl fmt::Debug for Servers {
+impl<E> fmt::Debug for Servers<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.servers.iter().map(|server| server.address)).finish()
     }
 }
 
-// === impl Server ===
+/// Their addresses.
+impl<E> fmt::Display for Servers<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&listed(self.servers.iter().map(|server| server.address)))
+    }
+}
 
-impl Server {
+fn listed(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
+    let addresses: Vec<_> = addresses.into_iter().map(|address| address.to_string()).collect();
+    addresses.join(", ")
+}
+
+// === impl Faults ===
+
+impl Faults {
+    /// Whether a server answered that it failed.
+    pub(super) fn is_failure(&self) -> bool {
+        let is_failure =
+            |fault: &Fault| matches!(fault, Fault::Code(ResponseCode::ServFail) | Fault::Aliases);
+        self.0.iter().any(|(_, fault)| is_failure(fault))
+    }
+
+    /// Whether none has said anything, and not all of them because nobody is there.
+    fn is_silence(&self) -> bool {
+        let mut faults = self.0.iter().map(|(_, fault)| fault);
+        !faults.clone().any(Fault::is_said) && faults.any(|fault| matches!(fault, Fault::Silence))
+    }
+}
+
+/// Such as `REFUSED from 10.0.0.1:53; no answer from 10.0.0.2:53, 10.0.0.3:53`.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kinds: Vec<(String, Vec<SocketAddr>)> = Vec::new();
+        for (server, fault) in &self.0 {
+            let fault = fault.to_string();
+            match kinds.iter_mut().find(|(kind, _)| *kind == fault) {
+                Some((_, servers)) => servers.push(*server),
+                None => kinds.push((fault, vec![*server])),
+            }
+        }
+        if kinds.is_empty() {
+            return f.write_str("no nameserver is configured");
+        }
+        for (i, (fault, servers)) in kinds.into_iter().enumerate() {
+            let before = if i == 0 { "" } else { "; " };
+            write!(f, "{before}{fault} from {}", listed(servers))?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Nameserver ===
+
+impl Nameserver {
     fn new(address: SocketAddr, options: &ResolverOpts) -> Result<Self, NetError> {
         let mut server = NameServerConfig::udp_and_tcp(address.ip());
         for connection in &mut server.connections {
             connection.port = address.port();
         }
-        // Named one by one: what hickory would use of itself is asked nothing.
-        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let mut options = options.clone();
-        // Attempts and the names of the search list are ours; a cache would tell old news.
-        options.attempts = 0;
         options.timeout = options.timeout.clamp(LEAST_TIMEOUT, MOST_TIMEOUT);
-        options.ndots = 0;
-        options.cache_size = 0;
-        options.use_hosts_file = ResolveHosts::Never;
+        let mut request = DnsRequestOptions::default();
+        request.use_edns = options.edns0;
+        request.edns_payload_len = options.edns_payload_len;
+        request.recursion_desired = options.recursion_desired;
+        let context = Arc::new(PoolContext::new(options, TlsConfig::new()?));
         let provider = TokioRuntimeProvider::default();
-        let builder = TokioResolver::builder_with_config(config, provider).with_options(options);
-        Ok(Self { address, client: builder.build()? })
+        let pool = NameServerPool::from_config([server], context, provider);
+        Ok(Self { pool, options: request })
+    }
+}
+
+impl Exchange for Nameserver {
+    async fn ask(&self, name: Name, kind: RecordType) -> Result<Message, NetError> {
+        let question = Query::query(name, kind);
+        let answer = self.pool.lookup(question, self.options).first_answer().await?;
+        Ok(answer.into_message())
     }
 }
 
@@ -222,52 +325,45 @@ impl Server {
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { open: JoinSet::new(), silent: Vec::new(), error: None, nothing: None }
+        Self { open: JoinSet::new(), silent: Vec::new(), faults: Vec::new(), nothing: None }
     }
 }
 
 impl Asked {
-    fn ask(&mut self, rank: usize, server: &Server, name: Name, kind: RecordType) {
-        let client = server.client.clone();
+    fn ask(&mut self, rank: usize, exchange: &impl Exchange, name: Name, kind: RecordType) {
+        let exchange = exchange.clone();
         self.silent.push(rank);
-        self.open.spawn(async move { (rank, client.lookup(name, kind).await) });
+        self.open
+            .spawn(async move { (rank, read(name, kind, |name| exchange.ask(name, kind)).await) });
     }
 
     /// The answer, if it settles the matter.
-    fn hear(&mut self, rank: usize, answer: Told, patience: Instant) -> Option<Lookup> {
+    fn hear(
+        &mut self,
+        rank: usize,
+        answer: Result<Reading, Fault>,
+        patience: Instant,
+    ) -> Option<Reading> {
         self.silent.retain(|other| *other != rank);
         match answer {
-            Ok(lookup) => return Some(lookup),
-            Err(error) if absent(&error).is_some() => {
+            Ok(Reading::Nothing(absent)) => {
                 if self.nothing.as_ref().is_none_or(|(other, ..)| rank < *other) {
-                    self.nothing = Some((rank, error, patience));
+                    self.nothing = Some((rank, absent, patience));
                 }
             }
-            // What a server says is worth more than that another one is silent.
-            Err(error) => match &self.error {
-                Some(NetError::Dns(_)) => {}
-                _ => self.error = Some(error),
-            },
+            Ok(records) => return Some(records),
+            Err(fault) => self.faults.push((rank, fault)),
         }
         None
     }
 
     /// The rank that says that there is nothing, once it is to be believed.
-    fn settled(&self, now: Instant) -> Option<(usize, NetError)> {
-        let (rank, error, until) = self.nothing.as_ref()?;
+    fn settled(&self, now: Instant) -> Option<(usize, Absent)> {
+        let (rank, absent, until) = self.nothing.as_ref()?;
         let others = self.silent.iter().any(|other| other < rank);
-        (!others || *until <= now).then(|| (*rank, error.clone()))
+        (!others || *until <= now).then_some((*rank, *absent))
     }
 }
 
-/// How there is nothing, if that is what this says, and not that nobody knows.
-pub(super) fn absent(error: &NetError) -> Option<Absent> {
-    let NetError::Dns(DnsError::NoRecordsFound(nothing)) = error else { return None };
-    match nothing.response_code {
-        ResponseCode::NXDomain => Some(Absent::NoName),
-        // Names of other servers instead of an answer: this one does not know the zone.
-        ResponseCode::NoError if nothing.ns.is_some() && nothing.soa.is_none() => None,
-        ResponseCode::NoError => Some(Absent::NoRecords),
-        _ => None,
-    }
-}
+#[cfg(test)]
+mod tests;

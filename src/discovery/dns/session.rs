@@ -11,10 +11,8 @@ use std::{
 
 use hickory_resolver::{
     Hosts,
-    lookup::Lookup as Message,
-    net::{DnsError, NetError},
     proto::{
-        op::{Query, ResponseCode},
+        op::Query,
         rr::{Name, RData, Record, RecordType},
     },
 };
@@ -22,9 +20,10 @@ use hickory_resolver::{
 use super::{
     answer::{Absent, Answer, Failure, Families, Family, Found, Lookup, Records, Service},
     flight::{Flights, Landed},
+    reading::{Reading, Resolved, ttl},
     resolver::Resolver,
     search::Search,
-    servers::{Servers, Told, absent},
+    servers::{Servers, Told},
 };
 use crate::{error::DiscoverError, node::Clock};
 
@@ -101,6 +100,14 @@ impl Lookup for Session {
         }
     }
 
+    fn whom(&self) -> String {
+        match &self.view {
+            Some(View::Servers { servers, .. }) => servers.to_string(),
+            Some(View::Getaddrinfo(_)) => "getaddrinfo".to_owned(),
+            None => "the resolver".to_owned(),
+        }
+    }
+
     fn questions(&self, families: Families) -> Vec<Family> {
         match (&self.view, families) {
             (Some(View::Getaddrinfo(_)), _) => vec![Family::All],
@@ -120,17 +127,15 @@ impl Lookup for Session {
             match &session.view {
                 Some(View::Servers { servers, hosts, .. }) => {
                     let kind = if family == Family::V6 { RecordType::AAAA } else { RecordType::A };
-                    let (message, age) = match static_addresses(hosts, &name, kind) {
-                        Some(message) => (Ok(message), Duration::ZERO),
-                        None if in_hosts(hosts, &name) => {
-                            return Ok(Found::Nothing(Absent::NoRecords));
-                        }
-                        None => {
-                            let landed = servers.ask(&name, kind, session.since).await;
-                            session.take(landed.ok_or_else(|| lost(&name))?)
-                        }
-                    };
-                    aged(answer(message, &name, kind, |record| record.data.ip_addr()), age)
+                    if let Some(found) = static_addresses(hosts, &name, kind) {
+                        return Ok(Found::Records(found));
+                    }
+                    if in_hosts(hosts, &name) {
+                        return Ok(Found::Nothing(Absent::NoRecords));
+                    }
+                    let landed = servers.ask(&name, kind, session.since).await;
+                    let (told, age) = session.take(landed.ok_or_else(|| lost(&name))?);
+                    aged(addresses(told, &name, kind), age)
                 }
                 Some(View::Getaddrinfo(flights)) => {
                     let question = || getaddrinfo(name.clone());
@@ -149,8 +154,8 @@ impl Lookup for Session {
             match &session.view {
                 Some(View::Servers { servers, .. }) => {
                     let landed = servers.ask(&name, RecordType::SRV, session.since).await;
-                    let (message, age) = session.take(landed.ok_or_else(|| lost(&name))?);
-                    aged(services(message, &name), age)
+                    let (told, age) = session.take(landed.ok_or_else(|| lost(&name))?);
+                    aged(services(told, &name), age)
                 }
                 Some(View::Getaddrinfo(_)) => {
                     let error = DiscoverError::new("getaddrinfo cannot look up SRV records");
@@ -173,8 +178,11 @@ fn lost(name: &Name) -> Failure {
     Failure { error, answered: false }
 }
 
-fn static_addresses(hosts: &Hosts, name: &Name, kind: RecordType) -> Option<Message> {
-    hosts.lookup_static_host(&Query::query(name.clone(), kind))
+fn static_addresses(hosts: &Hosts, name: &Name, kind: RecordType) -> Option<Records<IpAddr>> {
+    let found = hosts.lookup_static_host(&Query::query(name.clone(), kind))?;
+    let records = found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+    let ttl = found.answers().iter().map(ttl).min().unwrap_or_default();
+    Some(Records { records, ttl })
 }
 
 fn in_hosts(hosts: &Hosts, name: &Name) -> bool {
@@ -183,62 +191,58 @@ fn in_hosts(hosts: &Hosts, name: &Name) -> bool {
         .any(|kind| static_addresses(hosts, name, kind).is_some())
 }
 
-/// The records of `kind` in `message`, and for how long they are good.
-fn answer<T>(
-    message: Told,
+fn addresses(told: Told, name: &Name, kind: RecordType) -> Answer<IpAddr> {
+    let address = |record: &Record| record.data.ip_addr();
+    found(told, name, kind, |all| all.records.iter().filter_map(address).collect())
+}
+
+/// What `take` makes of the records.
+fn found<T>(
+    told: Told,
     name: &Name,
     kind: RecordType,
-    take: impl FnMut(&Record) -> Option<T>,
+    take: impl FnOnce(&mut Resolved) -> Vec<T>,
 ) -> Answer<T> {
-    let message = match message {
-        Ok(message) => message,
-        Err(error) => return nothing_or_failure(error, name, kind),
-    };
-    let of_kind = message.answers().iter().filter(|record| record.record_type() == kind);
-    let records: Vec<T> = of_kind.filter_map(take).collect();
-    if records.is_empty() {
-        return Ok(Found::Nothing(Absent::NoRecords));
-    }
-    let on_the_way = message
-        .answers()
-        .iter()
-        .filter(|record| record.record_type() == kind || record.record_type() == RecordType::CNAME);
-    // RFC 2181 5.2: the least of a set.
-    let ttl = on_the_way.map(ttl).min().unwrap_or_default();
-    Ok(Found::Records(Records { records, ttl }))
-}
-
-/// RFC 2181 8: one that is negative as a signed number is none.
-fn ttl(record: &Record) -> Duration {
-    Duration::from_secs(u64::from(i32::try_from(record.ttl).unwrap_or(0).unsigned_abs()))
-}
-
-/// The SRV records in `message`, with the addresses that came along.
-fn services(message: Told, name: &Name) -> Answer<Service> {
-    let mut along: HashMap<Name, Vec<(IpAddr, Duration)>> = HashMap::new();
-    for record in message.iter().flat_map(Message::additionals) {
-        if let Some(address) = record.data.ip_addr() {
-            along.entry(record.name.clone()).or_default().push((address, ttl(record)));
+    match told {
+        Ok(Reading::Records(mut all)) => {
+            let records = take(&mut all);
+            Ok(Found::Records(Records { records, ttl: all.ttl }))
         }
+        Ok(Reading::Nothing(absent)) => Ok(Found::Nothing(absent)),
+        // As in glibc a search goes on after a server's failure, and not after a silence.
+        Err(faults) => Err(Failure {
+            error: DiscoverError::new(format!("`{name}` {kind}: {faults}")),
+            answered: faults.is_failure(),
+        }),
     }
-    let mut least = Duration::MAX;
-    let service = |record: &Record| {
-        let RData::SRV(srv) = &record.data else { return None };
-        let of_target = along.get(&srv.target).map_or(&[][..], Vec::as_slice);
-        least = of_target.iter().fold(least, |least, (_, ttl)| least.min(*ttl));
-        Some(Service {
-            target: srv.target.clone(),
-            port: srv.port,
-            priority: srv.priority,
-            weight: srv.weight,
-            addresses: of_target.iter().map(|(address, _)| *address).collect(),
-        })
-    };
-    let mut answer = answer(message, name, RecordType::SRV, service);
-    if let Ok(Found::Records(found)) = &mut answer {
-        found.ttl = found.ttl.min(least);
-    }
-    answer
+}
+
+/// SRV records, with the addresses that came along; for as long as those are good as well.
+fn services(told: Told, name: &Name) -> Answer<Service> {
+    found(told, name, RecordType::SRV, |all| {
+        let mut along: HashMap<Name, Vec<(IpAddr, Duration)>> = HashMap::new();
+        for record in &all.additionals {
+            if let Some(address) = record.data.ip_addr() {
+                along.entry(record.name.clone()).or_default().push((address, ttl(record)));
+            }
+        }
+        let mut least = all.ttl;
+        let service = |record: &Record| {
+            let RData::SRV(srv) = &record.data else { return None };
+            let of_target = along.get(&srv.target).map_or(&[][..], Vec::as_slice);
+            least = of_target.iter().fold(least, |least, (_, ttl)| least.min(*ttl));
+            Some(Service {
+                target: srv.target.clone(),
+                port: srv.port,
+                priority: srv.priority,
+                weight: srv.weight,
+                addresses: of_target.iter().map(|(address, _)| *address).collect(),
+            })
+        };
+        let services = all.records.iter().filter_map(service).collect();
+        all.ttl = least;
+        services
+    })
 }
 
 /// An answer as it is when it has been one for `age`.
@@ -247,27 +251,6 @@ fn aged<T>(mut answer: Answer<T>, age: Duration) -> Answer<T> {
         found.ttl = found.ttl.saturating_sub(age);
     }
     answer
-}
-
-fn nothing_or_failure<T>(error: NetError, name: &Name, kind: RecordType) -> Answer<T> {
-    if let Some(absent) = absent(&error) {
-        return Ok(Found::Nothing(absent));
-    }
-    let code = match &error {
-        NetError::Dns(DnsError::ResponseCode(code)) => Some(*code),
-        NetError::Dns(DnsError::NoRecordsFound(nothing)) => Some(nothing.response_code),
-        _ => None,
-    };
-    let what = match code {
-        // Not told apart from an answer otherwise: names of other servers, and no records.
-        Some(ResponseCode::NoError) => "a referral instead of an answer".to_owned(),
-        Some(code) => format!("{code:?}").to_uppercase(),
-        None => error.to_string(),
-    };
-    // As in glibc a search goes on after a server's failure, and not after a silence.
-    let answered = code == Some(ResponseCode::ServFail);
-    let error = DiscoverError::caused(format!("`{name}` {kind}: {what}"), error);
-    Err(Failure { error, answered })
 }
 
 async fn getaddrinfo(name: Name) -> Answer<IpAddr> {

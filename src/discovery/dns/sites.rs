@@ -8,7 +8,7 @@ use std::{
 
 use hickory_resolver::proto::rr::Name;
 
-use super::answer::Service;
+use super::answer::{Family, Service};
 use crate::endpoint::{Endpoint, Priority, Weight};
 
 /// A name whose addresses serve.
@@ -44,9 +44,19 @@ impl Site {
         self.name.is_root()
     }
 
-    /// Whether its addresses have to be asked for.
-    pub(super) fn wants_addresses(&self) -> bool {
-        self.addresses.is_empty() && !self.is_unavailable() && self.port != 0
+    /// Whether it can be connected to, once it has addresses.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_unavailable() && self.port != 0
+    }
+
+    /// Whether its addresses of this family came along with its record. A set of records is sent whole
+    /// or not at all (RFC 2181 5), but one of two may be left out.
+    pub(super) fn came_along(&self, family: Family) -> bool {
+        self.addresses.iter().any(|address| match family {
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+            Family::All => true,
+        })
     }
 }
 

@@ -19,15 +19,45 @@ struct Script {
     /// How long a look takes.
     takes: Duration,
     looks: Arc<Mutex<Vec<Instant>>>,
+    /// What comes so long after each look.
+    more: Option<(Duration, Again)>,
+    more_is_said: bool,
+}
+
+fn empty() -> Option<Update> {
+    Some(Update::Empty(Reason::NothingListed))
 }
 
 impl Look for Script {
-    async fn look(&mut self) -> Seen {
+    async fn prepare(&mut self) -> Result<(), DiscoverError> {
+        Ok(())
+    }
+
+    fn late(&self) -> DiscoverError {
+        DiscoverError::new("no answer yet")
+    }
+
+    async fn look(mut self) -> (Self, Seen) {
         let clock = Clock::default();
         self.looks.lock().unwrap().push(clock.now());
-        clock.sleep(self.takes).await;
+        self.more_is_said = false;
+        if !self.takes.is_zero() {
+            clock.sleep(self.takes).await;
+        }
         let again = self.again.lock().unwrap().pop_front().or(self.for_ever).unwrap();
-        Seen { update: Update::Empty(Reason::NothingListed), again }
+        (self, Seen { update: empty(), again })
+    }
+
+    async fn more(&mut self) -> Seen {
+        match self.more {
+            Some((time, again)) if !self.more_is_said => {
+                let last = *self.looks.lock().unwrap().last().unwrap();
+                Clock::default().sleep_until(last + time).await;
+                self.more_is_said = true;
+                Seen { update: Some(Update::Failed(DiscoverError::new("late"))), again }
+            }
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -181,13 +211,12 @@ async fn t15_without_anybody_to_ask_it_goes_on_at_its_pace() {
     assert!(looks[10].saturating_duration_since(looks[0]) >= 90 * SECOND);
 }
 
-/// Single flight, and the parts of one look: a look that is slow is not overtaken by another, and
-/// the floor counts from its beginning.
+/// Single flight: a look that is slow is not overtaken by another, and the floor counts from its
+/// beginning.
 #[tokio::test(start_paused = true)]
-async fn r6_looks_do_not_overlap_and_parts_follow_at_once() {
+async fn r6_looks_do_not_overlap() {
     let script =
         Script { for_ever: Some(Again::After(SECOND)), takes: 4 * SECOND, ..Script::default() };
-    script.again.lock().unwrap().push_back(Again::AtOnce);
     let (handle, requests) = refresh::channel();
     let mut updates = std::pin::pin!(resume(script.clone(), pace(5), requests));
     updates.next().await;
@@ -195,10 +224,58 @@ async fn r6_looks_do_not_overlap_and_parts_follow_at_once() {
     handle.request();
     updates.next().await;
     let looks = script.looks.lock().unwrap().clone();
-    let since = |i: usize| looks[i].saturating_duration_since(looks[0]);
-    assert_eq!(since(1).as_secs(), 4, "the second part follows the first");
-    // Asked for after the look of 8 s began over a floor ago: at once.
-    assert_eq!(since(2).as_secs(), 8);
+    // Asked for after the look of 4 s began over a floor ago: at once.
+    assert_eq!(looks[1].saturating_duration_since(looks[0]).as_secs(), 4);
+}
+
+/// R9: whoever waits for the first answer hears after a second that there is none, once; and never in
+/// place of what was said before.
+#[tokio::test(start_paused = true)]
+async fn r9_that_there_is_no_answer_yet_is_said_once() {
+    let takes = 7 * SECOND;
+    let script = Script { for_ever: Some(Again::After(SECOND)), takes, ..Script::default() };
+    let (_handle, requests) = refresh::channel();
+    let begin = Clock::default().now();
+    let mut updates = std::pin::pin!(resume(script, pace(5), requests));
+    let Some(Update::Failed(error)) = updates.next().await else { panic!("no error") };
+    assert_eq!(error.to_string(), "no answer yet");
+    assert_eq!(Clock::default().now().saturating_duration_since(begin).as_secs(), 1);
+    for _ in 0..3 {
+        let update = updates.next().await;
+        assert!(matches!(update, Some(Update::Empty(_))), "{update:?}");
+    }
+}
+
+/// R6: what comes late is said when it comes. It neither puts off the next look nor makes it deaf to
+/// requests, but may bring it forward by its TTL.
+#[tokio::test(start_paused = true)]
+async fn r6_what_comes_late_does_not_hold_up_the_next_look() {
+    for (ttl, early, second) in [(30, false, 9..=11), (1, false, 5..=6), (30, true, 4..=4)] {
+        let more = Some((4 * SECOND, Again::After(Duration::from_secs(ttl))));
+        let script =
+            Script { for_ever: Some(Again::After(10 * SECOND)), more, ..Script::default() };
+        let (handle, requests) = refresh::channel();
+        let mut updates = std::pin::pin!(resume(script.clone(), pace(5), requests));
+        assert!(matches!(updates.next().await, Some(Update::Empty(_))));
+        assert!(matches!(updates.next().await, Some(Update::Failed(_))));
+        if early {
+            handle.request();
+        }
+        assert!(matches!(updates.next().await, Some(Update::Empty(_))));
+        let looks = script.looks.lock().unwrap().clone();
+        let between = looks[1].saturating_duration_since(looks[0]).as_secs();
+        assert!(second.contains(&between), "{ttl} {early}: {between}");
+    }
+    // Nor does what never comes.
+    let more = Some((3_600 * SECOND, Again::After(SECOND)));
+    let script = Script { for_ever: Some(Again::After(10 * SECOND)), more, ..Script::default() };
+    let (handle, requests) = refresh::channel();
+    let mut updates = std::pin::pin!(resume(script.clone(), pace(5), requests));
+    updates.next().await;
+    handle.request();
+    updates.next().await;
+    let looks = script.looks.lock().unwrap().clone();
+    assert_eq!(looks[1].saturating_duration_since(looks[0]).as_secs(), 1);
 }
 
 /// Time that jumps, mostly back; every wait is over at once.

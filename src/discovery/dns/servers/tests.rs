@@ -1,0 +1,136 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_resolver::{
+    net::NoRecords,
+    proto::{
+        op::OpCode,
+        rr::{RData, Record, rdata::A},
+    },
+};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// What an answer takes to come.
+const NEAR: Duration = Duration::from_millis(10);
+
+/// A nameserver in paused time.
+#[derive(Clone)]
+struct Fake {
+    says: Says,
+    after: Duration,
+    asked: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+enum Says {
+    Address,
+    NoName,
+    Error(NetError),
+}
+
+fn fake(says: Says, after: Duration) -> Fake {
+    Fake { says, after, asked: Arc::default() }
+}
+
+/// One that never answers: after its time-out that is said of it.
+fn dead() -> Fake {
+    fake(Says::Error(NetError::Timeout), 5 * SECOND)
+}
+
+fn refuses() -> Fake {
+    fake(Says::Error(NetError::Dns(code(ResponseCode::Refused))), NEAR)
+}
+
+fn code(code: ResponseCode) -> hickory_resolver::net::DnsError {
+    hickory_resolver::net::DnsError::ResponseCode(code)
+}
+
+impl Exchange for Fake {
+    async fn ask(&self, name: Name, kind: RecordType) -> Result<Message, NetError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(self.after).await;
+        match &self.says {
+            Says::Address => {
+                let mut message = Message::response(0, OpCode::Query);
+                message.add_answer(Record::from_rdata(name, 5, RData::A(A::new(10, 0, 0, 1))));
+                Ok(message)
+            }
+            Says::NoName => {
+                Err(NoRecords::new(Query::query(name, kind), ResponseCode::NXDomain).into())
+            }
+            Says::Error(error) => Err(error.clone()),
+        }
+    }
+}
+
+fn servers(fakes: &[Fake]) -> Arc<Servers<Fake>> {
+    let address = |port: usize| SocketAddr::from(([10, 0, 0, 53], port.try_into().unwrap()));
+    let server = |(i, fake): (usize, &Fake)| Server { address: address(i), exchange: fake.clone() };
+    Arc::new(Servers::over(fakes.iter().enumerate().map(server).collect(), 2, Clock::default()))
+}
+
+/// What they say of a name, and how long that takes.
+async fn told(servers: &Arc<Servers<Fake>>, name: &str) -> (String, Duration) {
+    let begin = Clock::default().now();
+    let name = name.parse().unwrap();
+    let told = match servers.ask(&name, RecordType::A, None).await.unwrap().answer {
+        Ok(Reading::Records(_)) => "address".to_owned(),
+        Ok(Reading::Nothing(absent)) => format!("{absent:?}"),
+        Err(faults) => faults.to_string(),
+    };
+    (told, Clock::default().now().saturating_duration_since(begin))
+}
+
+/// R13: dead nameservers before the one that answers cost less than a second, once: then the one that
+/// answers is asked first, until it is the turn of the configured order again.
+#[tokio::test(start_paused = true)]
+async fn r13_a_dead_first_nameserver_costs_less_than_a_second() {
+    for dead_ones in 1..=2 {
+        for (says, expected) in [(Says::Address, "address"), (Says::NoName, "NoName")] {
+            let mut all = vec![dead(); dead_ones];
+            all.push(fake(says, NEAR));
+            let servers = servers(&all);
+            let (what, took) = told(&servers, "a.").await;
+            assert_eq!(what, expected);
+            assert!(took < SECOND, "{dead_ones} {expected}: {took:?}");
+            // As a search list would go on.
+            let (what, took) = told(&servers, "b.").await;
+            assert_eq!((&*what, took.as_millis() <= 11), (expected, true), "{took:?}");
+            tokio::time::sleep(PREFERENCE).await;
+            let (_, took) = told(&servers, "c.").await;
+            assert!((STAGGER..SECOND).contains(&took), "{took:?}");
+        }
+    }
+}
+
+/// R13: one that answers with an error hands on at once.
+#[tokio::test(start_paused = true)]
+async fn r13_a_broken_nameserver_hands_on_at_once() {
+    let (what, took) = told(&servers(&[refuses(), fake(Says::Address, NEAR)]), "a.").await;
+    assert_eq!(what, "address");
+    assert!(took < STAGGER, "{took:?}");
+}
+
+/// What a later one does not know is believed only after the earlier had their time.
+#[tokio::test(start_paused = true)]
+async fn r13_the_earlier_may_know_more() {
+    let slow = fake(Says::Address, STAGGER + PATIENCE);
+    let servers = servers(&[slow, fake(Says::NoName, NEAR)]);
+    assert_eq!(told(&servers, "a.").await.0, "address");
+}
+
+/// R9: an error says what each server did, and those that were silent are asked as often as attempts
+/// are configured.
+#[tokio::test(start_paused = true)]
+async fn r9_errors_name_the_nameservers() {
+    let all = [dead(), refuses(), dead()];
+    let (what, _) = told(&servers(&all), "a.").await;
+    assert_eq!(what, "no answer from 10.0.0.53:0, 10.0.0.53:2; REFUSED from 10.0.0.53:1");
+    let all = [dead(), dead()];
+    let (what, took) = told(&servers(&all), "a.").await;
+    assert_eq!(what, "no answer from 10.0.0.53:0, 10.0.0.53:1");
+    assert!(all.iter().all(|one| one.asked.load(Ordering::SeqCst) == 2));
+    assert!(took < 11 * SECOND, "two attempts of 5 s: {took:?}");
+    assert_eq!(told(&servers(&[]), "a.").await.0, "no nameserver is configured");
+}
