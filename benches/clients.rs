@@ -116,6 +116,24 @@ fn costs(endpoints: usize) {
             }),
         )
     });
+    // The first of a process reads what the platform trusts.
+    let begin = Instant::now();
+    if Http::default().tls(Tls::platform()).is_ok() {
+        println!(
+            "{:<74} {:>9.2} ms",
+            "what the platform trusts",
+            begin.elapsed().as_secs_f64() * 1e3
+        );
+        row("evenkeel, https()", &|| {
+            balanced(
+                endpoints,
+                over(endpoints, |builder| {
+                    let balance = builder.https().unwrap();
+                    (balance.handle(), balance)
+                }),
+            )
+        });
+    }
     row("evenkeel, reqwest", &|| {
         balanced(
             endpoints,

@@ -70,7 +70,7 @@
 //! | `dns` | no | [`discovery::Dns`](discovery): names in DNS, A, AAAA and SRV; Rust 1.88 |
 //! | `kubernetes` | no | `discovery::kubernetes`: the endpoints of a Service, watched |
 //! | `tls` | no | `client::Tls`: the transport over rustls, `Builder::https()` |
-//! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()` |
+//! | `tonic` | no | `client::TonicChannel` where a tonic `Channel` went, `Builder::tonic()`; with `tls`, `Builder::tonic_tls()` |
 //! | `reqwest` | no | `client::ReqwestClient`: reqwest's requests and responses, `Builder::reqwest()` |
 //! | `cookies` | no | `client::Cookies`: cookies for requests of reqwest's |
 //! | `metrics` | no | `Builder::metrics()`: gauges of discovery by the `metrics` facade |

@@ -16,7 +16,7 @@ mod tonic;
 
 pub use self::http::{
     BoxConnecting, Connect, ConnectError, Connected, Http, HttpBody, HttpFuture, HttpService,
-    SchemeError,
+    ProtocolError, SchemeError,
 };
 #[cfg(feature = "tls")]
 pub use self::http::{ServerNameError, Tls};

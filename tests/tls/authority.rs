@@ -13,6 +13,7 @@ use rustls::{
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
+    pem: String,
 }
 
 /// A certificate with its chain, and its key.
@@ -24,8 +25,9 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
+        let root = params.self_signed(&key).unwrap();
+        let (root, pem) = (root.der().clone(), root.pem());
+        Self { issuer: Issuer::new(params, key), root, pem }
     }
 
     pub(crate) fn roots(&self) -> RootCertStore {
@@ -36,6 +38,11 @@ impl Authority {
 
     pub(crate) fn root(&self) -> CertificateDer<'static> {
         self.root.clone()
+    }
+
+    /// The root as platforms keep theirs.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// A certificate for a server of these names, or a client.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod authority;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod server;
 
 use std::{error::Error as StdError, time::Duration};
@@ -241,6 +243,40 @@ async fn r24_without_cryptography_there_is_a_typed_error() {
     let error = Http::default().tls(Tls::webpki()).unwrap_err();
     assert!(matches!(error, BuildError::Tls { .. }), "{error:?}");
     assert!(error.to_string().contains("install a rustls `CryptoProvider`"), "{error}");
+}
+
+/// What the platform trusts is read once, since that takes a worker's time, and not again until it
+/// succeeded. Where it stands is told by the environment, which is the process's, so the test runs itself
+/// in another.
+#[tokio::test]
+async fn what_the_platform_trusts_is_read_once() {
+    const FILE: &str = "SSL_CERT_FILE";
+    const INSIDE: &str = "EVENKEEL_TEST_PLATFORM";
+    let Some(file) = std::env::var_os(INSIDE) else {
+        let file = std::env::temp_dir().join(format!("evenkeel-{}.pem", std::process::id()));
+        let status = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_the_platform_trusts_is_read_once"])
+            .env(FILE, &file)
+            .env(INSIDE, &file)
+            .env_remove("SSL_CERT_DIR")
+            .status();
+        assert!(guard(status).await.unwrap().success());
+        return;
+    };
+    guard(async {
+        let authority = Authority::new();
+        let server = Server::start(authority.server(&["users.shop"], BOTH)).await;
+        let platform = || Http::default().tls(Tls::platform().provider(ring()));
+        let error = platform().unwrap_err();
+        assert!(error.to_string().contains("the platform has no root certificate"), "{error}");
+        std::fs::write(&file, authority.pem()).unwrap();
+        assert!(platform().is_ok());
+        std::fs::remove_file(&file).unwrap();
+        let endpoint = Endpoint::new(server.address).with_server_name("users.shop");
+        let balance = balanced([endpoint], platform().expect("no file is read any more"));
+        assert_eq!(get(&balance, "/").await.unwrap()["sni"], "users.shop");
+    })
+    .await;
 }
 
 /// An idle HTTP/1.1 connection is kept and used again: what TLS sends unasked is no sign of its end.

@@ -7,10 +7,10 @@ use tokio::runtime::Handle;
 
 use super::{
     body::HttpBody,
-    error::ConnectError,
+    error::{ConnectError, ProtocolError},
     h1::Lane,
     h2,
-    head::{Name, check_scheme},
+    head::{Name, check_scheme, needs_http2},
     pool::{Checkout, Grant, Granted, Pool},
     request_body::{Lent, RequestBody},
     waiter::Waiter,
@@ -101,6 +101,10 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
         fits.map_err(|error| Failed::Unprocessed(error.into()))?;
         tries += 1;
         let next = match grant {
+            Grant::Http1(lane) if needs_http2(&job.head) => {
+                pool.park(lane);
+                return Err(job.unprocessed(ProtocolError::GrpcOverHttp1.into()));
+            }
             Grant::Http1(lane) => match http1(lane, &name, &mut job, &pool, tries).await {
                 Ok(response) => return Ok(response),
                 Err(next) => next,

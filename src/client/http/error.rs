@@ -36,6 +36,19 @@ pub struct SchemeError {
     spoken: Scheme,
 }
 
+/// HTTP/2 is needed, and it is not what the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// [Only HTTP/2](super::Http::http2_only) was offered, and in the TLS handshake (ALPN) the server did
+    /// not agree to it.
+    #[error("the server does not agree to HTTP/2 in the TLS handshake (ALPN)")]
+    NotAgreed,
+    /// A gRPC call met a connection of HTTP/1.1, which cannot carry it. It was not sent.
+    #[error("gRPC needs HTTP/2, and this connection speaks HTTP/1.1")]
+    GrpcOverHttp1,
+}
+
 // === impl ConnectError ===
 
 impl ConnectError {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderValue, Method, Uri, Version,
-    header::HOST,
+    header::{CONTENT_TYPE, HOST},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -31,6 +31,16 @@ pub(super) fn check_scheme(uri: &Uri, carries: &Scheme) -> Result<(), SchemeErro
         Some(scheme) if scheme != carries => Err(SchemeError::new(scheme, carries)),
         _ => Ok(()),
     }
+}
+
+/// Whether it is a call of gRPC, which only HTTP/2 carries; none of gRPC-Web's, nor one that was made for
+/// HTTP/1.1.
+pub(super) fn needs_http2(head: &Parts) -> bool {
+    let is_grpc = |kind: &HeaderValue| {
+        let rest = kind.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    };
+    head.version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc)
 }
 
 // === impl Name ===
@@ -143,6 +153,23 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         Endpoint::new(([10, 0, 0, 1], 8080))
+    }
+
+    #[test]
+    fn only_what_is_grpc_needs_http2() {
+        for (kind, version, needs) in [
+            ("application/grpc", Version::HTTP_2, true),
+            ("application/grpc+proto", Version::HTTP_2, true),
+            ("application/grpc; charset=utf-8", Version::HTTP_2, true),
+            ("application/grpc-web+proto", Version::HTTP_2, false),
+            // A proxy passes on what came by HTTP/2.
+            ("application/json", Version::HTTP_2, false),
+            ("application/grpc", Version::HTTP_11, false),
+        ] {
+            let request = Request::post("/").version(version).header(CONTENT_TYPE, kind).body(());
+            assert_eq!(needs_http2(&request.unwrap().into_parts().0), needs, "{kind} {version:?}");
+        }
+        assert!(!needs_http2(&Request::new(()).into_parts().0));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use self::tls::{ServerNameError, Tls};
 pub use self::{
     body::HttpBody,
     connect::{BoxConnecting, Connect, Connected},
-    error::{ConnectError, SchemeError},
+    error::{ConnectError, ProtocolError, SchemeError},
     service::{HttpFuture, HttpService},
 };
 use self::{
@@ -93,7 +93,8 @@ struct Settings {
     connect_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
-    http2: bool,
+    /// What is offered of HTTP/2 to endpoints whose protocol is unknown, if that was chosen.
+    http2: Option<Offer>,
     connector: Arc<dyn Connect>,
     secure: Option<Arc<dyn Secure>>,
     max_connections: usize,
@@ -115,8 +116,16 @@ impl Http {
     }
 
     /// Speaks HTTP/2 without asking to endpoints whose protocol is unknown; otherwise HTTP/1.1.
+    ///
+    /// With TLS, HTTP/2 is all that is offered, and assumed of a server that takes no part in ALPN.
     pub fn http2_prior_knowledge(self) -> Self {
-        self.with(|settings| settings.http2 = true)
+        self.with(|settings| settings.http2 = Some(Offer::Http2))
+    }
+
+    /// As [`http2_prior_knowledge`](Self::http2_prior_knowledge), but that with TLS a server has to
+    /// agree (ALPN), as RFC 9113 wants it; one that does not is a [`ProtocolError`] of the dial.
+    pub fn http2_only(self) -> Self {
+        self.with(|settings| settings.http2 = Some(Offer::Http2Only))
     }
 
     /// How long an HTTP/1.1 connection may lie idle before it is closed; 90 s by default, 1 ms at
@@ -224,12 +233,12 @@ where
 
 impl Settings {
     fn offer(&self, endpoint: &Endpoint) -> Offer {
-        match endpoint.protocol() {
-            Protocol::Http1 => Offer::Http1,
-            Protocol::Http2 => Offer::Http2,
-            Protocol::Unspecified if self.http2 => Offer::Http2,
-            Protocol::Unspecified if self.secure.is_some() => Offer::Either,
-            Protocol::Unspecified => Offer::Http1,
+        match (endpoint.protocol(), self.http2) {
+            (Protocol::Http1, _) => Offer::Http1,
+            (_, Some(chosen)) => chosen,
+            (Protocol::Http2, None) => Offer::Http2,
+            (Protocol::Unspecified, None) if self.secure.is_some() => Offer::Either,
+            (Protocol::Unspecified, None) => Offer::Http1,
         }
     }
 }
@@ -240,7 +249,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(90),
             max_idle: 32,
-            http2: false,
+            http2: None,
             connector: Arc::new(connect::System),
             secure: None,
             max_connections: 10,

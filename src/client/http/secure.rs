@@ -38,6 +38,8 @@ pub(super) enum Offer {
     Http1,
     /// Prior knowledge where nothing negotiates.
     Http2,
+    /// The same, but that a server that negotiates has to agree.
+    Http2Only,
     /// Whichever is agreed; HTTP/1.1 where nothing negotiates.
     Either,
 }
@@ -55,7 +57,7 @@ impl Offer {
     /// The protocol of a connection on which `agreed` was agreed.
     pub(super) fn settle(self, agreed: Option<Spoken>) -> Spoken {
         agreed.unwrap_or(match self {
-            Self::Http2 => Spoken::Http2,
+            Self::Http2 | Self::Http2Only => Spoken::Http2,
             Self::Http1 | Self::Either => Spoken::Http1,
         })
     }
@@ -64,7 +66,7 @@ impl Offer {
     pub(super) fn foreseen(self) -> Option<Spoken> {
         match self {
             Self::Http1 => Some(Spoken::Http1),
-            Self::Http2 => Some(Spoken::Http2),
+            Self::Http2 | Self::Http2Only => Some(Spoken::Http2),
             Self::Either => None,
         }
     }

@@ -60,6 +60,7 @@ use crate::{
 ///
 /// | what happened | code |
 /// |---|---|
+/// | the server does not speak HTTP/2 | UNAVAILABLE, with a [`ProtocolError`](super::ProtocolError) among its causes |
 /// | never processed: no endpoint, no connection, refused | UNAVAILABLE |
 /// | the connection broke meanwhile | UNAVAILABLE, with a source that [is ambiguous](crate::Error::is_ambiguous) |
 /// | the deadline passed, or the balancer's attempt timeout | DEADLINE_EXCEEDED |
@@ -121,7 +122,7 @@ where
     D: Discover,
     K: Clone + Send + Sync + 'static,
 {
-    /// A channel for generated tonic clients, over HTTP/2 by prior knowledge.
+    /// A channel for generated tonic clients, over HTTP/2 by prior knowledge and without TLS.
     /// Feature `tonic`.
     ///
     /// For another configuration of the transport, put a
@@ -135,13 +136,46 @@ where
     ) -> Result<TonicChannel<Sent<Balance<HttpService, K, AtBodyEnd<Cl>>>>, BuildError> {
         Ok(TonicChannel::over(self.make(Http::default().http2_prior_knowledge())?))
     }
+
+    /// A channel for generated tonic clients, over TLS and HTTP/2 alone. The name that servers go by is
+    /// taken from the target, as [`https`](Builder::https) does, unless `tls` or the endpoint has one.
+    /// Features `tonic` and `tls`.
+    ///
+    /// A server that does not agree to HTTP/2 (ALPN) is not used: its dial ends in a
+    /// [`ProtocolError`](super::ProtocolError), which is among the causes of the calls' statuses.
+    ///
+    /// # Errors
+    /// Those of [`Http::tls`] and of [`make`](Builder::make).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
+    /// use evenkeel::{Balance, client::Tls};
+    ///
+    /// // Once in the program, by its `main`; rustls has others besides ring.
+    /// let _ = rustls::crypto::ring::default_provider().install_default();
+    ///
+    /// let cart = Balance::to("static://10.0.0.1:443;name=cart.example.com")?.tonic_tls(Tls::webpki())?;
+    /// # let _ = cart;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[allow(clippy::type_complexity, reason = "users write the name alone, for its default")]
+    pub fn tonic_tls(
+        self,
+        tls: super::Tls,
+    ) -> Result<TonicChannel<Sent<Balance<HttpService, K, AtBodyEnd<Cl>>>>, BuildError> {
+        let tls = tls.named_by(&self.target());
+        Ok(TonicChannel::over(self.make(Http::default().http2_only().tls(tls)?)?))
+    }
 }
 
 // === impl TonicChannel ===
 
 impl<K, C> TonicChannel<Sent<Balance<HttpService, K, C>>> {
-    /// A channel over a balancer with a transport of one's own configuration, which should speak
-    /// HTTP/2.
+    /// A channel over a balancer with a transport of one's own configuration, which has to speak
+    /// HTTP/2. One that may choose, as that of `Builder::https`, falls back to HTTP/1.1 where a server
+    /// does not agree to more, and there every call fails with a
+    /// [`ProtocolError`](super::ProtocolError).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {

@@ -8,7 +8,10 @@
 
 mod name;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use http::uri::Scheme;
 use hyper_util::rt::TokioIo;
@@ -23,6 +26,7 @@ pub use self::name::ServerNameError;
 use super::{
     Http, HttpService,
     connect::Connected,
+    error::ProtocolError,
     secure::{Offer, Secure, Secured, Securing, Spoken},
 };
 use crate::{
@@ -77,6 +81,10 @@ struct Handshakes {
     server_name: Option<Arc<str>>,
 }
 
+/// How a server says that it speaks nothing of what is offered.
+const NO_PROTOCOL: rustls::Error =
+    rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
@@ -88,7 +96,12 @@ impl Tls {
     }
 
     /// Trusts what the platform trusts (by `rustls-native-certs`, so `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` have their say). Reads files when it is given to [`Http::tls`].
+    /// `SSL_CERT_DIR` have their say).
+    ///
+    /// It is read once in a process, by the first that is given to [`Http::tls`]: some milliseconds on
+    /// the thread of the caller. A program that serves already when it makes its first balancer may
+    /// want to do that in `spawn_blocking`. Whoever trusts what changes meanwhile hands in
+    /// [roots](Self::roots) of their own.
     pub fn platform() -> Self {
         Self::trusting(Trust::Platform)
     }
@@ -131,6 +144,12 @@ impl Tls {
         self
     }
 
+    /// With the name that servers of `target` go by, unless one is set.
+    pub(in crate::client) fn named_by(mut self, target: &str) -> Self {
+        self.server_name = self.server_name.or_else(|| name::of_target(target));
+        self
+    }
+
     fn handshakes(self) -> Result<Handshakes, BuildError> {
         if let Some(name) = &self.server_name {
             name::parse(name).map_err(|error| failed("the server name is of no use", error))?;
@@ -146,7 +165,7 @@ impl Tls {
                 }
                 Arc::unwrap_or_clone(config)
             }
-            Trust::Platform => configure(platform_roots()?.into(), self.provider, self.identity)?,
+            Trust::Platform => configure(platform_roots()?, self.provider, self.identity)?,
             Trust::Webpki => {
                 let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
                 configure(roots.into(), self.provider, self.identity)?
@@ -204,7 +223,13 @@ fn configure(
     }
 }
 
-fn platform_roots() -> Result<RootCertStore, BuildError> {
+/// Read once: it takes longer than a worker of a runtime should be held for each balancer. What failed is
+/// tried again.
+fn platform_roots() -> Result<Arc<RootCertStore>, BuildError> {
+    static READ: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    if let Some(roots) = READ.get() {
+        return Ok(Arc::clone(roots));
+    }
     let mut found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
@@ -212,7 +237,7 @@ fn platform_roots() -> Result<RootCertStore, BuildError> {
         let source = found.errors.pop().map(BoxError::from);
         return Err(BuildError::Tls { problem: "the platform has no root certificate", source });
     }
-    Ok(roots)
+    Ok(Arc::clone(READ.get_or_init(|| roots.into())))
 }
 
 // === impl Http ===
@@ -238,7 +263,8 @@ where
     D: Discover,
     K: Clone + Send + Sync + 'static,
 {
-    /// A balancer over the transport with TLS: trusts what the platform trusts, and takes the name
+    /// A balancer over the transport with TLS: trusts [what the platform trusts](Tls::platform), which
+    /// the first of a process reads, and takes the name
     /// that servers go by from the target where endpoints have none of their own:
     /// `dns://users.example.com:443` stands for `users.example.com`, `k8s://shop/cart:https` for
     /// `cart.shop.svc`. Another configuration goes by [`Http::tls`] to [`make`](Builder::make).
@@ -260,8 +286,7 @@ where
     /// # Ok(()) }
     /// ```
     pub fn https(self) -> Result<Balance<HttpService, K, C>, BuildError> {
-        let mut tls = Tls::platform();
-        tls.server_name = name::of_target(&self.target());
+        let tls = Tls::platform().named_by(&self.target());
         self.make(Http::default().tls(tls)?)
     }
 }
@@ -272,12 +297,15 @@ impl Secure for Handshakes {
     fn secure(&self, stream: Connected, endpoint: &Endpoint, offer: Offer) -> Securing {
         let connector = match offer {
             Offer::Http1 => self.http1.clone(),
-            Offer::Http2 => self.http2.clone(),
+            Offer::Http2 | Offer::Http2Only => self.http2.clone(),
             Offer::Either => self.either.clone(),
         };
         let server_name = self.server_name.clone();
         let asked = name::of_endpoint(endpoint, server_name.as_deref());
-        Box::pin(async move { handshake(connector, stream, asked?, server_name).await })
+        Box::pin(async move {
+            let secured = handshake(connector, stream, asked?, server_name).await;
+            if offer == Offer::Http2Only { agreed_to_http2(secured) } else { secured }
+        })
     }
 }
 
@@ -296,6 +324,19 @@ async fn handshake(
     };
     let io = Box::new(TokioIo::new(io));
     Ok(Secured { stream: Connected { io, open }, spoken, scheme: Scheme::HTTPS, server_name })
+}
+
+/// The same, of a server that agreed to HTTP/2 by word.
+fn agreed_to_http2(secured: Result<Secured, BoxError>) -> Result<Secured, BoxError> {
+    match secured {
+        Ok(secured) if secured.spoken != Some(Spoken::Http2) => {
+            Err(ProtocolError::NotAgreed.into())
+        }
+        Err(error) if error.downcast_ref() == Some(&NO_PROTOCOL) => {
+            Err(ProtocolError::NotAgreed.into())
+        }
+        secured => secured,
+    }
 }
 
 /// The error of rustls itself, which says more, where IO only carries it.
