@@ -12,7 +12,7 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{sleep, timeout},
 };
 
@@ -21,7 +21,7 @@ use super::{
     failure::{Failure, Verb},
     pace::Pace,
     slice::{SERVICE_LABEL, Slice},
-    world::{View, World},
+    world::{Seen, Standing, World},
 };
 
 /// Slices in one page of a list, as other clients ask for.
@@ -49,10 +49,11 @@ pub(super) struct ListWatch {
     pub(super) clients: Arc<Clients>,
     pub(super) scope: Scope,
     pub(super) pace: Pace,
-    pub(super) view: watch::Sender<View>,
+    pub(super) world: Arc<World>,
     /// An endpoint failed: is the watch still good?
     pub(super) doubts: Arc<Notify>,
-    pub(super) world: World,
+    /// What is to be published with the next.
+    pub(super) seen: Vec<Seen>,
     pub(super) reports: u64,
     /// What the last report was of.
     pub(super) reported: Option<Verb>,
@@ -169,14 +170,13 @@ impl ListWatch {
             }
             let version = page.metadata.resource_version.filter(|version| !version.is_empty());
             let version = version.ok_or_else(|| Failure::nonsense(Verb::List, "no version"))?;
-            self.world.replace(slices);
-            let listed_before = self.view.borrow().listed;
             let solved = self.reported == Some(Verb::List);
-            self.publish(|view| {
-                let solved = solved && view.error.take().is_some();
-                !std::mem::replace(&mut view.listed, true) || solved
+            let again = self.world.standing().listed;
+            self.world.replace(slices, |standing| {
+                let solved = solved && standing.error.take().is_some();
+                !std::mem::replace(&mut standing.listed, true) || solved
             });
-            tracing::debug!(scope = %self.scope, version, again = listed_before, "listed");
+            tracing::debug!(scope = %self.scope, version, again, "listed");
             return Ok(version);
         }
     }
@@ -194,7 +194,7 @@ impl ListWatch {
             Err(_elapsed) => return Ended::Failed(Failure::silent(Verb::Watch, limit)),
         };
         watch.begun = true;
-        self.view.send_if_modified(|view| view.error.take().is_some());
+        self.world.take(Vec::new(), |standing| standing.error.take().is_some());
         let mut stream = pin!(stream);
         let doubts = Arc::clone(&self.doubts);
         let mut quiet = pin!(sleep(self.pace.quiet(lasts)));
@@ -226,7 +226,7 @@ impl ListWatch {
                     None => Err(Ended::Closed),
                 };
                 if let Err(ended) = taken {
-                    self.publish(|_| false);
+                    self.publish();
                     return ended;
                 }
                 watch.heard = true;
@@ -235,7 +235,7 @@ impl ListWatch {
                     Poll::Pending => break,
                 }
             }
-            self.publish(|_| false);
+            self.publish();
             self.pace.works();
             quiet.set(sleep(self.pace.quiet(lasts)));
             trust.set(sleep(self.pace.trust()));
@@ -248,12 +248,13 @@ impl ListWatch {
         let version = match event {
             WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
                 let version = moved(&slice);
-                self.world.apply(Slice::read(slice));
+                self.seen.push(Slice::read(slice));
                 version
             }
             WatchEvent::Deleted(slice) => {
-                slice.metadata.name.iter().for_each(|name| self.world.remove(name));
-                moved(&slice)
+                let version = moved(&slice);
+                self.seen.extend(slice.metadata.name.map(|name| (name.into(), None)));
+                version
             }
             WatchEvent::Bookmark(bookmark) => {
                 self.pace.heard(true);
@@ -275,11 +276,8 @@ impl ListWatch {
 
     // --- what others see ---
 
-    fn publish(&self, also: impl FnOnce(&mut View) -> bool) {
-        self.view.send_if_modified(|view| {
-            let taken = view.take(&self.world);
-            also(view) || taken
-        });
+    fn publish(&mut self) {
+        self.world.take(std::mem::take(&mut self.seen), |_| false);
     }
 
     async fn fail(&mut self, failure: Failure, loan: &Loan) {
@@ -297,7 +295,7 @@ impl ListWatch {
 
     fn report(&mut self, failure: Failure) {
         let error = failure.explain(&self.scope);
-        let known = self.view.borrow().error.as_ref().map(|(_, known)| known.to_string());
+        let known = self.world.standing().error.map(|(_, known)| known.to_string());
         let Scope { namespace, service } = &self.scope;
         let service = service.as_deref().unwrap_or("*");
         if known.is_some_and(|known| known == error.to_string()) {
@@ -312,7 +310,17 @@ impl ListWatch {
         );
         self.reports += 1;
         self.reported = failure.verb;
-        self.view.send_modify(|view| view.error = Some((self.reports, error)));
+        let error = Some((self.reports, error));
+        self.world.take(Vec::new(), |standing| {
+            *standing = Standing { error, ..*standing };
+            true
+        });
+    }
+}
+
+impl Drop for ListWatch {
+    fn drop(&mut self) {
+        self.world.end();
     }
 }
 

@@ -14,9 +14,10 @@ use std::{
 use super::{
     port::ServicePort,
     slice::{Class, Entry, Pod, Slice},
+    world::Change,
 };
 use crate::{
-    discovery::{Reason, Update},
+    discovery::{Endpoints, Reason, Update},
     endpoint::{Address, Endpoint, Protocol},
 };
 
@@ -27,7 +28,7 @@ pub(super) type Slices = BTreeMap<Arc<str>, Arc<Slice>>;
 #[derive(Debug)]
 pub(super) struct Merge {
     port: ServicePort,
-    slices: Arc<Slices>,
+    slices: Slices,
     places: HashMap<SocketAddr, Place>,
     /// The addresses of each server, IPv4 before IPv6.
     servers: HashMap<Server, BTreeSet<SocketAddr>>,
@@ -74,7 +75,7 @@ impl Merge {
     pub(super) fn new(port: ServicePort) -> Self {
         Self {
             port,
-            slices: Arc::default(),
+            slices: Slices::new(),
             places: HashMap::new(),
             servers: HashMap::new(),
             listed: BTreeMap::new(),
@@ -82,28 +83,26 @@ impl Merge {
         }
     }
 
-    /// The slices become `slices`; true if the endpoints to use are others than before.
-    pub(super) fn apply(&mut self, slices: &Arc<Slices>) -> bool {
-        let before = mem::replace(&mut self.slices, Arc::clone(slices));
+    /// These slices changed; true if the endpoints to use are others than before.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> bool {
         let mut touched = HashSet::new();
-        let differs = |in_these: &Slices, name, slice| {
-            !in_these.get(name).is_some_and(|other| Arc::ptr_eq(other, slice))
-        };
-        for (name, slice) in before.iter().filter(|(name, slice)| differs(slices, *name, slice)) {
-            for (_, address, _) in entries(&self.port, slice) {
-                if let Some(place) = self.places.get_mut(&address) {
-                    place.claims.retain(|claim| claim.slice_name != *name);
-                    touched.insert(address);
+        for (name, slice) in changes {
+            if let Some(before) = self.slices.remove(&name) {
+                for (_, address, _) in entries(&self.port, &before) {
+                    if let Some(place) = self.places.get_mut(&address) {
+                        place.claims.retain(|claim| claim.slice_name != name);
+                        touched.insert(address);
+                    }
                 }
             }
-        }
-        for (name, slice) in slices.iter().filter(|(name, slice)| differs(&before, *name, slice)) {
-            for (at, address, protocol) in entries(&self.port, slice) {
-                let (slice_name, slice) = (Arc::clone(name), Arc::clone(slice));
+            let Some(slice) = slice else { continue };
+            for (at, address, protocol) in entries(&self.port, &slice) {
+                let (slice_name, slice) = (Arc::clone(&name), Arc::clone(&slice));
                 let place = self.places.entry(address).or_default();
                 place.claims.push(Claim { slice_name, slice, at, protocol });
                 touched.insert(address);
             }
+            self.slices.insert(name, slice);
         }
         let had_ready = self.ready > 0;
         let mut changed = Changed::default();
@@ -178,13 +177,19 @@ impl Merge {
     }
 
     /// The endpoints to use: those that are ready, else those that still serve while they terminate.
-    pub(super) fn update(&self, service: &str) -> Update {
+    pub(super) fn set(&self) -> Endpoints {
         let wanted = if self.ready > 0 { Class::Ready } else { Class::LastResort };
         let used = self.listed.values().filter(|(class, _)| *class == wanted);
-        let used: Vec<Endpoint> = used.map(|(_, endpoint)| endpoint.clone()).collect();
-        if !used.is_empty() {
-            return Update::Set(used.into());
-        }
+        used.map(|(_, endpoint)| endpoint.clone()).collect()
+    }
+
+    /// What to say if there is no endpoint to use.
+    pub(super) fn nothing(&self, service: &str) -> Option<Update> {
+        // What is out of use is not listed.
+        self.listed.is_empty().then(|| self.why_nothing(service))
+    }
+
+    fn why_nothing(&self, service: &str) -> Update {
         let slices = self.slices.values();
         let resolved = slices.clone().filter(|slice| self.port.of(slice).is_some()).count();
         if self.slices.is_empty() {

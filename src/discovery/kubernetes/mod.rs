@@ -1,9 +1,9 @@
 //! Kubernetes: the EndpointSlices of a Service, watched (feature `kubernetes`).
 //!
 //! ```text
-//!  API server ──list, watch──▶ list_watch ──slices──▶ View ──▶ merge ──Update──▶ balancer
-//!                              one task a watch,      latest   one a balancer
-//!                              shared by balancers    wins     and port
+//!  API server ──list, watch──▶ list_watch ──slices──▶ world ──changes──▶ merge ──Update──▶ balancer
+//!                              one task a watch,      latest            one a balancer
+//!                              shared by balancers    wins              and port
 //! ```
 //! A balancer here knows the pods themselves, readiness and all, as kube-proxy does. What the cluster
 //! has to allow for that, and how this compares with a headless Service over DNS, is in
@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 pub use self::port::ServicePort;
 use self::{
@@ -27,7 +27,7 @@ use self::{
     own_place::Own,
     pace::{Pace, Patience},
     subscriber::Subscriber,
-    world::{View, World},
+    world::World,
 };
 use super::{Discover, Here, RefreshRequests, Update, unfold::unfold};
 
@@ -88,7 +88,7 @@ pub struct KubernetesService {
 /// A watch that is under way, and ends with the last who is interested in it.
 #[derive(Debug)]
 struct Feed {
-    view: watch::Receiver<View>,
+    world: Arc<World>,
     doubts: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -207,19 +207,19 @@ impl Kubernetes {
             return feed;
         }
         feeds.retain(|_, feed| feed.strong_count() > 0);
-        let (sender, view) = watch::channel(View::default());
+        let world = Arc::new(World::default());
         let doubts = Arc::new(Notify::new());
         let task = ListWatch {
             clients: Arc::clone(&self.clients),
             scope: scope.clone(),
             pace: Pace::new(self.patience),
-            view: sender,
+            world: Arc::clone(&world),
             doubts: Arc::clone(&doubts),
-            world: World::default(),
+            seen: Vec::new(),
             reports: 0,
             reported: None,
         };
-        let feed = Arc::new(Feed { view, doubts, task: tokio::spawn(task.run()) });
+        let feed = Arc::new(Feed { world, doubts, task: tokio::spawn(task.run()) });
         feeds.insert(scope, Arc::downgrade(&feed));
         feed
     }

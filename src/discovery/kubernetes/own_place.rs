@@ -2,13 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use tokio::sync::watch;
-
 use super::{
     Feed, Kubernetes,
-    merge::Slices,
     name::{RULE, is_label},
-    world::View,
+    slice::Slice,
+    world::Reader,
 };
 use crate::endpoint::Locality;
 
@@ -21,10 +19,9 @@ pub(super) struct Own {
 
 /// The search for the own place. A pod stays where it is, so it ends with what it finds.
 pub(super) struct Search {
-    service: Arc<str>,
     pod: Option<Arc<str>>,
     address: Option<IpAddr>,
-    view: watch::Receiver<View>,
+    reader: Reader,
     /// Keeps the watch going.
     _feed: Arc<Feed>,
 }
@@ -45,15 +42,16 @@ impl Search {
             pod.or_else(|| Some(variable("POD_NAME").or_else(|| variable("HOSTNAME"))?.into()));
         let address = variable("POD_IP").and_then(|address| address.parse().ok());
         let feed = cluster.feed(namespace, service);
-        let view = feed.view.clone();
-        Some(Self { service: Arc::clone(service), pod, address, view, _feed: feed })
+        let reader = feed.world.read(service);
+        Some(Self { pod, address, reader, _feed: feed })
     }
 
     /// The own place, once it is found; never if the watch cannot go on.
     pub(super) async fn found(&mut self) -> Locality {
         loop {
-            let slices = self.view.borrow_and_update().slices(&self.service);
-            if let Some(place) = self.look(&slices) {
+            let (_, changes) = self.reader.look();
+            let slices = changes.iter().filter_map(|(_, slice)| slice.as_deref());
+            if let Some(place) = self.look(slices) {
                 tracing::info!(
                     zone = place.zone.as_deref().unwrap_or("unknown"),
                     node = place.node.as_deref().unwrap_or("unknown"),
@@ -61,14 +59,14 @@ impl Search {
                 );
                 return place;
             }
-            if self.view.changed().await.is_err() {
+            if !self.reader.changed().await {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    fn look(&self, slices: &Slices) -> Option<Locality> {
-        let mut entries = slices.values().flat_map(|slice| &slice.endpoints);
+    fn look<'a>(&self, slices: impl Iterator<Item = &'a Slice>) -> Option<Locality> {
+        let mut entries = slices.flat_map(|slice| &slice.endpoints);
         let own = entries.find(|entry| {
             let pod = entry.pod.as_ref().map(|pod| &pod.name);
             (pod.is_some() && pod == self.pod.as_ref()) || self.address == Some(entry.address)

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Feed, KubernetesService,
     merge::Merge,
     name::{RULE, is_label},
     own_place::Search,
-    world::View,
+    world::Reader,
 };
 use crate::{
     discovery::{RefreshRequests, Update},
@@ -27,7 +27,7 @@ const RESTART: Duration = Duration::from_secs(1);
 pub(super) struct Subscriber {
     source: KubernetesService,
     refresh: RefreshRequests,
-    watch: Option<(Arc<Feed>, watch::Receiver<View>)>,
+    watch: Option<(Arc<Feed>, Reader)>,
     merge: Merge,
     /// For the own place, until it is found.
     search: Option<Search>,
@@ -89,19 +89,20 @@ impl Subscriber {
             if self.impossible {
                 std::future::pending::<()>().await;
             }
-            let Some((feed, view)) = &mut self.watch else {
+            let Some((feed, reader)) = &mut self.watch else {
                 let feed = self.source.cluster.feed(&self.source.namespace, &self.source.service);
-                let mut view = feed.view.clone();
-                let seen = view.borrow_and_update().clone();
-                self.watch = Some((feed, view));
+                let reader = feed.world.read(&self.source.service);
+                // Of a watch before this one nothing is left.
+                self.merge = Merge::new(self.source.port.clone());
+                self.watch = Some((feed, reader));
                 self.search = Search::begin(&self.source.cluster);
-                if let Some(update) = self.say(&seen) {
+                if let Some(update) = self.say() {
                     return (update, self);
                 }
                 continue;
             };
-            let changed = tokio::select! {
-                changed = view.changed() => changed,
+            let goes_on = tokio::select! {
+                goes_on = reader.changed() => goes_on,
                 () = self.refresh.requested() => {
                     feed.doubts.notify_one();
                     continue;
@@ -112,10 +113,10 @@ impl Subscriber {
                         // For who is to heed it: what is in force, once more.
                         self.said.anything = false;
                     }
-                    Ok(())
+                    true
                 }
             };
-            if changed.is_err() {
+            if !goes_on {
                 self.watch = None;
                 sleep(RESTART).await;
                 continue;
@@ -123,34 +124,43 @@ impl Subscriber {
             if self.said.anything {
                 sleep(MERGE_WINDOW).await;
             }
-            let seen = view.borrow_and_update().clone();
-            if let Some(update) = self.say(&seen) {
+            if let Some(update) = self.say() {
                 return (update, self);
             }
         }
     }
 
-    /// What is new in `view`, if anything.
-    fn say(&mut self, view: &View) -> Option<Update> {
-        let error = view.error.as_ref();
+    /// What is new in the watch, if anything. Where nothing is, the endpoints are not looked at.
+    fn say(&mut self) -> Option<Update> {
+        let (_, reader) = self.watch.as_ref()?;
+        let (standing, changes) = reader.look();
+        let error = standing.error.as_ref();
         let report = error.map(|(number, _)| *number);
         let error_is_news = report != self.said.report;
         self.said.report = report;
         let error: Option<DiscoverError> = error.map(|(_, error)| error.clone());
-        if !view.listed {
+        if !standing.listed {
             return error.filter(|_| error_is_news).map(Update::Failed);
         }
-        let set_is_news = self.merge.apply(&view.slices(&self.source.service));
-        let update = self.merge.update(&self.name);
-        let nothing = match &update {
-            Update::Empty(reason) => Some(reason.to_string()),
-            Update::Failed(error) => Some(error.to_string()),
+        let first = !self.said.anything;
+        if changes.is_empty() && !first && !error_is_news {
+            return None;
+        }
+        let set_is_news = self.merge.apply(changes);
+        let nothing = self.merge.nothing(&self.name);
+        let why = match &nothing {
+            Some(Update::Empty(reason)) => Some(reason.to_string()),
+            Some(Update::Failed(error)) => Some(error.to_string()),
             _ => None,
         };
-        let emptiness_is_news = nothing != self.said.nothing;
-        let first = !std::mem::replace(&mut self.said.anything, true);
-        self.said.nothing = nothing;
+        let emptiness_is_news = why != self.said.nothing;
+        self.said.anything = true;
+        self.said.nothing = why;
         let news = set_is_news || emptiness_is_news || first;
+        if !news && !error_is_news {
+            return None;
+        }
+        let update = nothing.unwrap_or_else(|| Update::Set(self.merge.set()));
         match (update, error) {
             (Update::Set(set), Some(error)) if news => Some(Update::Partial(set, error)),
             (update, error) if news => {

@@ -33,14 +33,31 @@ fn slice(entries: &[Given]) -> Arc<Slice> {
 }
 
 fn addresses(merge: &Merge) -> BTreeSet<Vec<String>> {
-    match merge.update("cart") {
-        Update::Set(set) => set
+    match merge.nothing("cart") {
+        None => merge
+            .set()
             .iter()
             .map(|endpoint| endpoint.addresses().map(ToString::to_string).collect())
             .collect(),
-        Update::Empty(_) => BTreeSet::new(),
-        other => panic!("{other:?}"),
+        Some(Update::Empty(_)) => BTreeSet::new(),
+        Some(other) => panic!("{other:?}"),
     }
+}
+
+/// What makes the slices of `merge` these.
+fn changes(merge: &Merge, slices: &Slices) -> Vec<Change> {
+    let gone = merge.slices.keys().filter(|name| !slices.contains_key(*name));
+    let gone = gone.map(|name| (Arc::clone(name), None));
+    let differs = |(name, slice): &(&Arc<str>, &Arc<Slice>)| {
+        !merge.slices.get(*name).is_some_and(|known| Arc::ptr_eq(known, slice))
+    };
+    let new = slices.iter().filter(differs);
+    gone.chain(new.map(|(name, slice)| (Arc::clone(name), Some(Arc::clone(slice))))).collect()
+}
+
+fn apply(merge: &mut Merge, slices: &Slices) -> bool {
+    let changes = changes(merge, slices);
+    merge.apply(changes)
 }
 
 fn entries() -> impl Strategy<Value = Vec<Given>> {
@@ -63,17 +80,17 @@ proptest! {
                 Some(entries) => drop(slices.insert(name, slice(&entries))),
                 None => drop(slices.remove(&name)),
             }
-            let slices = Arc::new(slices.clone());
-            let changed = merge.apply(&slices);
+            let changed = apply(&mut merge, &slices);
             let mut fresh = Merge::new(ServicePort::from("http"));
-            fresh.apply(&slices);
+            apply(&mut fresh, &slices);
             let now = addresses(&merge);
             prop_assert_eq!(&now, &addresses(&fresh));
             prop_assert!(changed || now == before, "a change was not said");
-            prop_assert!(!merge.apply(&slices), "nothing changed");
+            let again = slices.iter().map(|(name, slice)| (Arc::clone(name), Some(Arc::clone(slice))));
+            prop_assert!(!merge.apply(again.collect()), "nothing changed");
             before = now;
         }
-        merge.apply(&Arc::default());
+        apply(&mut merge, &Slices::new());
         prop_assert!(merge.places.is_empty() && merge.servers.is_empty() && merge.listed.is_empty());
         prop_assert_eq!(merge.ready, 0);
     }
@@ -87,7 +104,7 @@ proptest! {
         let slices: Slices =
             given.iter().enumerate().map(|(at, entries)| (format!("s{at}").into(), slice(entries))).collect();
         let mut merge = Merge::new(ServicePort::from("http"));
-        merge.apply(&Arc::new(slices));
+        apply(&mut merge, &slices);
         let of_class = |wanted: u8| -> BTreeSet<Vec<String>> {
             let all = given.iter().flatten().filter(|(_, _, class, _)| *class == wanted);
             all.map(|(last, ..)| vec![format!("10.0.0.{last}:80")]).collect()
@@ -106,15 +123,11 @@ fn unchanged_endpoints_are_kept_as_they_are() {
     slices.insert("a".into(), slice(&[(1, false, 2, None), (2, false, 2, None)]));
     slices.insert("b".into(), slice(&[(3, false, 2, None)]));
     let mut merge = Merge::new(ServicePort::Only);
-    assert!(merge.apply(&Arc::new(slices.clone())));
-    let set = |merge: &Merge| match merge.update("cart") {
-        Update::Set(set) => set,
-        other => panic!("{other:?}"),
-    };
-    let before = set(&merge);
+    assert!(apply(&mut merge, &slices));
+    let before = merge.set();
     slices.insert("b".into(), slice(&[(3, false, 2, None), (4, false, 2, None)]));
-    assert!(merge.apply(&Arc::new(slices)));
-    let after = set(&merge);
+    assert!(apply(&mut merge, &slices));
+    let after = merge.set();
     assert_eq!(after.len(), 4);
     for endpoint in &before {
         let same = after.iter().find(|other| other.identity() == endpoint.identity()).unwrap();
