@@ -117,6 +117,11 @@ async fn r12_a_server_that_does_not_answer_is_asked_again() {
         let mut updates = Updates::patient(source(&api));
         if verb == Verb::Watch {
             assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+        } else {
+            // Long before that, those who wait hear what they wait for.
+            let error = updates.failed().await;
+            assert!(error.ends_with("no answer yet from the API server, after 2s"), "{error}");
+            assert_eq!((now() - begin).as_secs(), 2);
         }
         let error = updates.failed().await;
         assert!(error.ends_with(&format!("no answer within {limit}s")), "{error}");
@@ -124,6 +129,42 @@ async fn r12_a_server_that_does_not_answer_is_asked_again() {
         api.heal();
         updates.until_set(&["10.0.0.1:8080"]).await;
     }
+}
+
+/// R9: a server that is slow is waited for; what it is waited for is told, and taken back once it answers.
+#[tokio::test(start_paused = true)]
+async fn r9_a_late_list_is_awaited_and_said_to_be_late() {
+    let api = ApiServer::in_memory();
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    api.fail(Verb::List, Fault::Late(30));
+    let begin = now();
+    let mut updates = Updates::patient(source(&api));
+    assert!(updates.failed().await.contains("no answer yet"));
+    assert_eq!(updates.set().await, ["10.0.0.1:8080"], "and the error is gone");
+    assert_eq!((now() - begin).as_secs(), 30);
+    assert_eq!(api.count(Verb::List), 1);
+    // A list that replaces what is known may take its time.
+    api.fail(Verb::Watch, Fault::Status(410));
+    api.cut_watches();
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
+    until("another list", || api.count(Verb::List) == 2).await;
+    api.heal();
+    updates.until_set(&["10.0.0.2:8080"]).await;
+}
+
+/// R9: a call that waits for the first answer says in the end what it waited for.
+#[tokio::test(start_paused = true)]
+async fn r9_a_call_that_waited_in_vain_names_the_api_server() {
+    let api = ApiServer::in_memory();
+    api.fail(Verb::List, Fault::Hang);
+    let balance = evenkeel::Balance::builder(source(&api))
+        .complete_at_response()
+        .make(|_: &Endpoint| tower::service_fn(|(): ()| async { Ok::<_, std::io::Error>(()) }))
+        .unwrap();
+    let begin = now();
+    let error = tower::ServiceExt::oneshot(balance, ()).await.unwrap_err();
+    assert_eq!((now() - begin).as_secs(), 5);
+    assert!(error.to_string().contains("no answer yet from the API server"), "{error}");
 }
 
 /// R12: a server that is away, refuses connections or answers that it is not ready yet, is asked ever

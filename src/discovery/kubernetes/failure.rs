@@ -24,6 +24,7 @@ pub(super) struct Failure {
 enum Cause {
     Kube(kube::Error),
     Silent(Duration),
+    Late(Duration),
     Nonsense(&'static str),
     Client(DiscoverError),
 }
@@ -43,6 +44,11 @@ impl Failure {
 
     pub(super) fn silent(verb: Verb, after: Duration) -> Self {
         Self { verb: Some(verb), cause: Cause::Silent(after) }
+    }
+
+    /// No answer so far, which is still awaited.
+    pub(super) fn late(verb: Option<Verb>, after: Duration) -> Self {
+        Self { verb, cause: Cause::Late(after) }
     }
 
     pub(super) fn nonsense(verb: Verb, what: &'static str) -> Self {
@@ -102,7 +108,7 @@ impl Failure {
             Cause::Kube(kube::Error::Api(status)) => status.code == 401,
             Cause::Kube(kube::Error::ReadEvents(_) | kube::Error::SerdeError(_)) => false,
             Cause::Kube(_) | Cause::Silent(_) => true,
-            Cause::Nonsense(_) | Cause::Client(_) => false,
+            Cause::Late(_) | Cause::Nonsense(_) | Cause::Client(_) => false,
         }
     }
 
@@ -117,6 +123,13 @@ impl Failure {
             Cause::Silent(after) => {
                 DiscoverError::new(format!("{}: no answer within {after:?}", doing()))
             }
+            Cause::Late(after) if self.verb.is_none() => DiscoverError::new(format!(
+                "no way to a Kubernetes API server yet: its configuration is still read after {after:?}"
+            )),
+            Cause::Late(after) => DiscoverError::new(format!(
+                "{}: no answer yet from the API server, after {after:?}",
+                doing()
+            )),
             Cause::Nonsense(what) => {
                 DiscoverError::new(format!("{}: the answer makes no sense: {what}", doing()))
             }

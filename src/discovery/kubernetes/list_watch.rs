@@ -30,6 +30,9 @@ const PAGE: u32 = 500;
 const BATCH: usize = 512;
 /// How long the configuration may take.
 const LOAD: Duration = Duration::from_secs(30);
+/// How long an answer may take until those who wait for endpoints are told what they wait for. It is well
+/// within the time that calls wait.
+const PROMPT: Duration = Duration::from_secs(2);
 /// How long the head of a watch may take: the server sends it at once.
 const HEAD: Duration = Duration::from_secs(10);
 /// Watches in a row that began and ended without a word, after which the version that they began at is
@@ -89,7 +92,8 @@ impl ListWatch {
         let mut version = None;
         let mut fruitless = 0;
         loop {
-            let loan = match self.clients.get(self.pace.silence().min(LOAD)).await {
+            let (clients, limit) = (Arc::clone(&self.clients), self.pace.silence().min(LOAD));
+            let loan = match self.await_aloud(None, clients.get(limit)).await {
                 Ok(loan) => loan,
                 Err(error) => {
                     self.report(Failure::of_client(error));
@@ -149,7 +153,8 @@ impl ListWatch {
         params.label_selector = Some(self.scope.selector());
         let mut slices = Vec::new();
         loop {
-            let page = match timeout(self.pace.silence(), api.list(&params)).await {
+            let page = timeout(self.pace.silence(), api.list(&params));
+            let page = match self.await_aloud(Some(Verb::List), page).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) if Failure::is_gone(&error) && params.continue_token.is_some() => {
                     // The pages took longer than the server remembers: all in one, then.
@@ -170,7 +175,8 @@ impl ListWatch {
             }
             let version = page.metadata.resource_version.filter(|version| !version.is_empty());
             let version = version.ok_or_else(|| Failure::nonsense(Verb::List, "no version"))?;
-            let solved = self.reported == Some(Verb::List);
+            // A server that answers with a list is reached.
+            let solved = self.reported != Some(Verb::Watch);
             let again = self.world.standing().listed;
             self.world.replace(slices, |standing| {
                 let solved = solved && standing.error.take().is_some();
@@ -179,6 +185,20 @@ impl ListWatch {
             tracing::debug!(scope = %self.scope, version, again, "listed");
             return Ok(version);
         }
+    }
+
+    /// Waits for `answer`, and says so if it takes long and nothing else is known yet.
+    async fn await_aloud<T>(&mut self, verb: Option<Verb>, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        let Standing { listed, error } = self.world.standing();
+        if !listed && error.is_none() {
+            tokio::select! {
+                biased;
+                answer = answer.as_mut() => return answer,
+                () = sleep(PROMPT) => self.report(Failure::late(verb, PROMPT)),
+            }
+        }
+        answer.await
     }
 
     /// Watches from where `watch` is, and moves it on with what is seen.

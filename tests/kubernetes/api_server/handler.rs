@@ -86,6 +86,9 @@ impl Handler {
         if !authorised {
             return Ok(answer(401, json_of(UNAUTHORIZED).to_string()));
         }
+        if let Some(Fault::Late(seconds)) = fault {
+            tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+        }
         Ok(match fault {
             Some(Fault::Status(code)) => answer(code, status(code).to_string()),
             Some(Fault::Hang) => std::future::pending().await,

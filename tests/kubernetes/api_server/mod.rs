@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Half,
     /// The request is taken and never answered.
     Hang,
+    /// The request is answered after so many seconds.
+    Late(u64),
     /// A watch that ends as soon as it has begun.
     EndAtOnce,
     /// This status and this many seconds: as its priority levels answer, in a header and plain text.
