@@ -76,7 +76,7 @@ conformance! {
     pick_first: PickFirst::new().shuffle(), Nature::Sticky;
     random: Random, Nature::AtRandom;
     rendezvous: Rendezvous, Nature::ByKey;
-    ring_hash: RingHash::new(), Nature::ByRing(Points::ForAUnitOfWeight(256));
+    ring_hash: RingHash::new(), Nature::ByRing(Points::ForANode(256));
     ring_hash_envoy: RingHash::envoy(), Nature::ByRing(Points::InAll(1_024));
     ring_hash_grpc: RingHash::grpc(), Nature::ByRing(Points::InAll(1_024));
     maglev: Maglev::new().table_size(16_381), Nature::ByKey;
@@ -84,7 +84,7 @@ conformance! {
     ketama_nginx: Ketama::nginx(), Nature::ByRing(Points::ForAUnitOfWeight(160));
     ketama_libmemcached: Ketama::libmemcached(), Nature::ByRing(Points::ForANode(160));
     rendezvous_bounded: Rendezvous.bounded(1.25), Nature::ByKey;
-    ring_hash_bounded: RingHash::new().bounded(1.25), Nature::ByRing(Points::ForAUnitOfWeight(256));
+    ring_hash_bounded: RingHash::new().bounded(1.25), Nature::ByRing(Points::ForANode(256));
     maglev_bounded: Maglev::new().table_size(16_381).bounded(1.0), Nature::ByKey;
     ring_hash_bounded_envoy: BoundedLoad::envoy(RingHash::envoy(), 150), Nature::ByRing(Points::InAll(1_024));
     maglev_bounded_envoy: BoundedLoad::envoy(Maglev::new().table_size(16_381), 120), Nature::ByKey;

@@ -1,19 +1,23 @@
-//! Pickers that are built anew because their policy asks for it, with no endpoint changed.
+//! When pickers are built anew although no endpoint has changed, and on which thread.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread::{self, ThreadId},
     time::Duration,
 };
 
 use evenkeel::{
     Balance,
-    policy::{Pick, PickContext, Picker, Policy, RoundRobin, Tier},
+    policy::{
+        BoundedLoad, Ketama, Maglev, Pick, PickContext, Picker, Policy, Rendezvous, RingHash,
+        RoundRobin, Scope, Tier,
+    },
     pool::Settings,
 };
 use support::{Ask, Plain, World, just, now, quiet, set};
@@ -73,4 +77,80 @@ async fn a_policy_is_built_as_often_as_it_asks() {
         tokio::time::sleep(10 * SECOND).await;
         assert_eq!(counted.builds.load(Ordering::SeqCst), builds);
     }
+}
+
+/// Says that there is so much to do in a build.
+#[derive(Clone)]
+struct Work(usize);
+
+impl Policy for Work {
+    fn build_work(&self, _endpoints: usize) -> usize {
+        self.0
+    }
+
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        RoundRobin::new().build(tier)
+    }
+}
+
+/// Remembers the threads that `policy` was built on.
+#[derive(Clone)]
+struct Watched<P> {
+    policy: P,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl<P: Policy> Policy for Watched<P> {
+    fn scope(&self) -> Scope {
+        self.policy.scope()
+    }
+
+    fn build_work(&self, endpoints: usize) -> usize {
+        self.policy.build_work(endpoints)
+    }
+
+    fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
+        self.threads.lock().unwrap().push(thread::current().id());
+        self.policy.build(tier)
+    }
+}
+
+/// Whether the one build over `endpoints` was on this thread, which is the runtime's only worker.
+async fn is_built_on_the_worker(policy: impl Policy + Clone, endpoints: u16) -> bool {
+    let watched = Watched { policy, threads: Arc::default() };
+    let threads = Arc::clone(&watched.threads);
+    let balance = Balance::builder(just(set(1..=endpoints)))
+        .policy(watched)
+        .complete_at_response()
+        .make(Plain(World::new()))
+        .unwrap();
+    balance.clone().oneshot(Ask::default()).await.unwrap();
+    let threads = threads.lock().unwrap();
+    assert_eq!(threads.len(), 1, "one build");
+    threads[0] == thread::current().id()
+}
+
+/// R8: what takes long to build is built off the runtime's workers, however few endpoints there are.
+#[tokio::test(start_paused = true)]
+async fn r8_a_build_of_much_work_is_off_the_workers() {
+    assert!(is_built_on_the_worker(RoundRobin::new(), 3).await);
+    assert!(!is_built_on_the_worker(RoundRobin::new(), 512).await);
+    assert!(is_built_on_the_worker(Work(16_383), 3).await);
+    assert!(!is_built_on_the_worker(Work(16_384), 3).await);
+    assert!(!is_built_on_the_worker(Work(usize::MAX), 3).await);
+
+    assert!(is_built_on_the_worker(Rendezvous, 10).await);
+    assert!(is_built_on_the_worker(RingHash::new(), 10).await);
+    assert!(!is_built_on_the_worker(RingHash::new().points(4_096), 10).await);
+    assert!(!is_built_on_the_worker(RingHash::new(), 64).await);
+    assert!(is_built_on_the_worker(RingHash::grpc(), 10).await);
+    assert!(!is_built_on_the_worker(RingHash::envoy(), 10).await, "up to 8 Mi points, by weights");
+    assert!(is_built_on_the_worker(Maglev::new().table_size(16_381), 10).await);
+    assert!(!is_built_on_the_worker(Maglev::new(), 10).await);
+    assert!(!is_built_on_the_worker(Maglev::new().table_size(5_000_011), 10).await);
+    assert!(is_built_on_the_worker(Ketama::libmemcached(), 10).await);
+    assert!(!is_built_on_the_worker(Ketama::nginx(), 10).await, "up to 8 Mi points, by weights");
+    assert!(is_built_on_the_worker(RingHash::new().bounded(1.25), 10).await);
+    assert!(!is_built_on_the_worker(Maglev::new().bounded(1.25), 10).await);
+    assert!(!is_built_on_the_worker(BoundedLoad::envoy(Maglev::envoy(), 150), 10).await);
 }

@@ -50,7 +50,8 @@ use crate::{
 
 /// Configuration and factory of pickers.
 ///
-/// Called by the pool's task, or on a blocking thread where a build takes long; never while
+/// Called by the pool's task, or on a blocking thread where a build
+/// [takes long](Self::build_work); never while
 /// another build of the same policy runs. It may allocate and take its time, but must not wait for
 /// anything. A policy of one's own is a small file:
 ///
@@ -109,6 +110,13 @@ pub trait Policy: Send + Sync + 'static {
     /// The hash that the keys of requests are read by; xxHash64 by default.
     fn key_hash(&self) -> KeyHash {
         KeyHash::XxHash64
+    }
+
+    /// How much there is to do in a build over so many endpoints, at most: as so many entries of a table,
+    /// of some 30 ns each. A build of 16,384 or more, and any over 512 or more endpoints, is done on a
+    /// blocking thread, so that it holds up no worker of the runtime. One for each endpoint by default.
+    fn build_work(&self, endpoints: usize) -> usize {
+        endpoints
     }
 
     /// Whether the configuration makes sense: asked before a balancer is built.

@@ -168,6 +168,7 @@ impl TestBed {
             scope: policy.scope(),
             model,
             listed: self.roster.listed().len(),
+            size: self.roster.listed().len(),
         }));
     }
 

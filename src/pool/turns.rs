@@ -16,6 +16,8 @@ pub(crate) const PORTION: usize = 64;
 const LONGEST_TURN: Duration = Duration::from_micros(100);
 /// Endpoints from which on what cannot be divided goes to a blocking thread.
 const OFF_WORKER_FROM: usize = 512;
+/// Entries of a policy's table that take about as long as one endpoint.
+const ENTRIES_AN_ENDPOINT: usize = 32;
 /// Looks at whether a reader has let go of what is to be dropped.
 const LOOKS: usize = 1_000;
 
@@ -40,6 +42,11 @@ impl Turn {
         self.left = self.left.saturating_sub(1);
         self.left > 0 && self.until.is_none_or(|until| fleet.now() < until)
     }
+}
+
+/// How many endpoints a build over `endpoints` of them comes to, where the policy fills so many entries.
+pub(crate) fn size_of_build(endpoints: usize, entries: usize) -> usize {
+    endpoints.max(entries / ENTRIES_AN_ENDPOINT)
 }
 
 /// Does `work`, on so many endpoints: here, or on a blocking thread if they are many. `None` if the

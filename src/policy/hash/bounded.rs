@@ -146,6 +146,10 @@ impl<P: HashPolicy> Policy for BoundedLoad<P> {
         self.policy.key_hash()
     }
 
+    fn build_work(&self, endpoints: usize) -> usize {
+        self.policy.build_work(endpoints)
+    }
+
     fn build(&mut self, tier: &Tier<'_>) -> Arc<dyn Picker> {
         let weights = tier.weights();
         let sum: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();

@@ -5,9 +5,9 @@ use super::{
     bids::Bids,
     built::Built,
     hash_policy, host,
-    points::{Point, Points},
+    points::{Point, Points, halvings},
     reused_picker,
-    ring::{MOST_POINTS, push_decimal},
+    ring::push_decimal,
 };
 use crate::policy::{KeyHash, Tier};
 
@@ -45,6 +45,8 @@ pub struct KetamaTable(Points);
 
 /// For a unit of weight in nginx, for a server of mean weight in libmemcached.
 const POINTS: u64 = 160;
+/// The most points of nginx's ring, 16 bytes each.
+const MOST_POINTS: u64 = 8 * 1024 * 1024;
 /// Of one MD5 digest.
 const POINTS_A_DIGEST: usize = 4;
 /// memcached's port, which does not appear in the text of a point.
@@ -54,8 +56,8 @@ const MEMCACHED_PORT: &str = "11211";
 
 impl Ketama {
     /// nginx's `hash key consistent`: 160 points for each unit of weight, CRC-32. Points are fixed
-    /// by a server's own weight, so no key moves that need not. From some two million points on
-    /// (weights of 13,000 in all), where nginx goes on, all servers get half, and so on.
+    /// by a server's own weight, so no key moves that need not. Above 8 Mi points (weights of
+    /// 52,428 in all), where nginx goes on, all servers get half, and so on; a warning says so.
     pub fn nginx() -> Self {
         Self { profile: Profile::Nginx, built: Built::default() }
     }
@@ -82,6 +84,14 @@ impl Build for Ketama {
         match self.profile {
             Profile::Nginx => KeyHash::Crc32,
             Profile::Libmemcached => KeyHash::Md5,
+        }
+    }
+
+    fn entries(&self, endpoints: usize) -> usize {
+        match self.profile {
+            // By weights, which may be large.
+            Profile::Nginx => MOST_POINTS as usize,
+            Profile::Libmemcached => endpoints.saturating_mul(POINTS as usize),
         }
     }
 
@@ -120,10 +130,9 @@ fn point(hash: u32, node: usize) -> Point {
 /// before, which is 0 for the first.
 fn nginx(names: &[String], weights: &[u32]) -> Vec<Point> {
     let count = |weight: u32, shift: u32| ((POINTS * u64::from(weight)) >> shift).max(1);
-    let total = |shift: &u32| weights.iter().map(|&weight| count(weight, *shift)).sum::<u64>();
-    let most = MOST_POINTS.max(names.len() as u64);
-    let shift = (0..u64::BITS).find(|shift| total(shift) <= most).unwrap_or(u64::BITS);
-    let mut points = Vec::with_capacity(total(&shift) as usize);
+    let total = |shift| weights.iter().map(|&weight| count(weight, shift)).sum::<u64>();
+    let shift = halvings(names.len(), MOST_POINTS, total);
+    let mut points = Vec::with_capacity(total(shift) as usize);
     for (node, (name, &weight)) in names.iter().zip(weights).enumerate() {
         let (host, port) = host_and_port(name);
         let mut base = crc32fast::Hasher::new();

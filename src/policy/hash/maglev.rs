@@ -75,7 +75,9 @@ impl Maglev {
     }
 
     /// Envoy's `maglev` at its defaults: the same table, and where a host was tried the other places
-    /// that Envoy's retries look at (16 of them; then the others bid).
+    /// that Envoy's retries look at (16 of them; then the others bid). Owners are Envoy's while all hosts
+    /// are healthy: Envoy builds a table without those that are not, here the others bid for their keys,
+    /// so that no other key moves.
     pub fn envoy() -> Self {
         Self { attempts: ATTEMPTS, ..Self::new() }
     }
@@ -114,6 +116,10 @@ impl Build for Maglev {
             return Ok(());
         };
         Err(BuildError::Setting { setting: "size of the table", reason })
+    }
+
+    fn entries(&self, _endpoints: usize) -> usize {
+        self.size as usize
     }
 
     fn table(&self, tier: &Tier<'_>) -> MaglevTable {

@@ -12,6 +12,7 @@ mod ketama;
 mod maglev;
 mod murmur;
 mod points;
+mod reach;
 mod rendezvous;
 mod ring;
 mod shuffle;
@@ -49,6 +50,9 @@ pub trait Build {
     fn table_key_hash(&self) -> KeyHash {
         KeyHash::XxHash64
     }
+
+    /// How many entries the table over so many endpoints has, at most.
+    fn entries(&self, endpoints: usize) -> usize;
 
     /// The table over the nodes of `tier`.
     fn table(&self, tier: &Tier<'_>) -> Self::Table;
@@ -151,6 +155,10 @@ macro_rules! hash_policy {
 
             fn key_hash(&self) -> $crate::policy::KeyHash {
                 $crate::policy::hash::Build::table_key_hash(self)
+            }
+
+            fn build_work(&self, endpoints: usize) -> usize {
+                endpoints.max($crate::policy::hash::Build::entries(self, endpoints))
             }
 
             fn build(

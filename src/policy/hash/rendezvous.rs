@@ -43,6 +43,10 @@ impl Rendezvous {
 impl Build for Rendezvous {
     type Table = Bids;
 
+    fn entries(&self, endpoints: usize) -> usize {
+        endpoints
+    }
+
     fn table(&self, tier: &Tier<'_>) -> Bids {
         Bids::of(tier)
     }

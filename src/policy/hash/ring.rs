@@ -6,7 +6,8 @@ use super::{
     built::Built,
     hash_policy, host,
     murmur::murmur2,
-    points::{Point, Points},
+    points::{Point, halvings},
+    reach::Arcs,
     reused_picker,
 };
 use crate::{
@@ -16,10 +17,14 @@ use crate::{
 
 /// Ring hash (Karger and others: "Consistent hashing and random trees", 1997), in three profiles.
 ///
-/// The default profile gives a node a fixed number of points for its weight, whatever the others
-/// have. So a key moves only if it must: to a node that came or grew, or away from one that went or
-/// shrank. The profiles of Envoy and gRPC keep the size of the whole ring, and so change the points
-/// of all nodes with their number: they are there to send a key where those systems send it.
+/// The default profile gives every node as many points, and a point of a heavier node reaches farther:
+/// a key's owner is the node with the least distance to its next point divided by its weight (the
+/// linear method of Schindelhauer, Schomaker: "Weighted distributed hash tables", 2005). That is a
+/// matter of each node alone, so a key moves only if it must: to a node that came or grew, or away from
+/// one that went or shrank, however many nodes there are and whatever they weigh. Weights count by
+/// their proportions: with all of them doubled no key moves. The profiles of Envoy and gRPC keep the
+/// size of the whole ring, and so change the points of all nodes with their number: they are there to
+/// send a key where those systems send it.
 ///
 /// The same key goes to the same endpoint in every process, whatever the order of endpoints (in
 /// Envoy's profile the order matters where the points do not divide evenly). Nodes that cannot be
@@ -43,7 +48,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct RingHash {
     profile: Profile,
-    built: Built<HashPicker<Points>>,
+    built: Built<HashPicker<Arcs>>,
 }
 
 /// The hash of the points in [`RingHash::envoy`].
@@ -59,10 +64,9 @@ pub enum RingFunction {
 
 #[derive(Clone, Debug)]
 enum Profile {
-    /// `points` for a node of weight `reference`.
+    /// `points` for each node.
     Steady {
         points: u32,
-        reference: u32,
     },
     Envoy {
         sizes: Sizes,
@@ -81,27 +85,31 @@ struct Sizes {
     most: u64,
 }
 
-/// Points for each unit of weight: a node's share is then within 6 % of what is due to it, as one
-/// standard deviation.
+/// Points of a node: its share is then within 6 % of what is due to it, as one standard deviation.
 const POINTS: u32 = 256;
-/// The most points of a ring in the default profile, 16 bytes each: from there on all nodes get
-/// half, a quarter and so on.
-pub(super) const MOST_POINTS: u64 = 1 << 21;
+/// The most that a node can be given: shares within 0.4 %, in a megabyte each.
+const MOST_POINTS_A_NODE: u32 = 1 << 16;
+/// The most points of a ring in the default profile, 16 bytes each, so that no mistake takes all
+/// memory: from there on all nodes get half, a quarter and so on.
+const MOST_POINTS: u64 = 1 << 26;
 /// The largest ring that Envoy and gRPC allow.
 const LARGEST: u64 = 8 * 1024 * 1024;
 
 // === impl RingHash ===
 
 impl RingHash {
-    /// 256 points for each unit of weight; at most some two million in all (that is 8,192 nodes of
-    /// weight 1), above which all nodes get half, and so on.
+    /// 256 points for each node, whatever its weight: its share is within 6 % of what is due to it (one
+    /// standard deviation; 9 % where few others are far heavier). They take 4 kB, and up to 12 kB where weights differ. A ring of more than
+    /// 67 million points (262,144 nodes) would be too large: then all nodes get half, and so on, which
+    /// moves keys, and a warning says so.
     pub fn new() -> Self {
-        Self::of(Profile::Steady { points: POINTS, reference: 1 })
+        Self::of(Profile::Steady { points: POINTS })
     }
 
     /// Envoy's `ring_hash` at its defaults: xxHash64 of `ip:port_0` and so on, on a ring of at least
     /// 1,024 and at most 8 Mi points. A host's own key is the metadata `envoy.lb.hash_key`, for
-    /// Envoy's `hash_key` under `envoy.lb`.
+    /// Envoy's `hash_key` under `envoy.lb`. Owners are Envoy's while all hosts are healthy: Envoy builds
+    /// a ring without those that are not, this one walks past them, so that no other key moves.
     pub fn envoy() -> Self {
         let sizes = Sizes { least: 1_024, most: LARGEST };
         let function = RingFunction::default();
@@ -116,23 +124,12 @@ impl RingHash {
         Self::of(Profile::Grpc { sizes: Sizes { least: 1_024, most: 4_096 } })
     }
 
-    /// How many points a node of weight 1 has in the default profile, or of the
-    /// [reference weight](Self::reference_weight): at least 1. Four times as many halve the
-    /// deviation of the shares.
+    /// How many points a node has in the default profile: at least 1; above 65,536 is an error when the
+    /// balancer is built. Four times as many halve the deviation of the shares.
     #[must_use]
     pub fn points(mut self, count: u32) -> Self {
-        if let Profile::Steady { points, .. } = &mut self.profile {
+        if let Profile::Steady { points } = &mut self.profile {
             *points = count.max(1);
-        }
-        self
-    }
-
-    /// The weight whose node has the full number of points in the default profile: 1 unless set. For
-    /// weights around 100 set it to 100. Never let it depend on the set, or all keys move with it.
-    #[must_use]
-    pub fn reference_weight(mut self, weight: u32) -> Self {
-        if let Profile::Steady { reference, .. } = &mut self.profile {
-            *reference = weight.max(1);
         }
         self
     }
@@ -181,11 +178,16 @@ impl Default for RingHash {
 }
 
 impl Build for RingHash {
-    type Table = Points;
+    type Table = Arcs;
 
     fn check_table(&self) -> Result<(), BuildError> {
-        let (Profile::Envoy { sizes, .. } | Profile::Grpc { sizes }) = &self.profile else {
-            return Ok(());
+        let sizes = match &self.profile {
+            Profile::Steady { points } if *points > MOST_POINTS_A_NODE => {
+                let reason = "they are above 65,536";
+                return Err(BuildError::Setting { setting: "points of a node", reason });
+            }
+            Profile::Steady { .. } => return Ok(()),
+            Profile::Envoy { sizes, .. } | Profile::Grpc { sizes } => sizes,
         };
         let reason = if sizes.least > sizes.most {
             "the least is above the most"
@@ -199,9 +201,22 @@ impl Build for RingHash {
         Err(BuildError::Setting { setting: "sizes of the ring", reason })
     }
 
-    fn table(&self, tier: &Tier<'_>) -> Points {
+    fn entries(&self, endpoints: usize) -> usize {
+        match &self.profile {
+            // Where weights differ arcs take as much again.
+            Profile::Steady { points } => endpoints.saturating_mul(2 * *points as usize),
+            // One light node among heavy ones makes the ring as large as it may get.
+            Profile::Envoy { sizes, .. } | Profile::Grpc { sizes } => sizes.most as usize,
+        }
+    }
+
+    fn table(&self, tier: &Tier<'_>) -> Arcs {
+        let rest = Bids::of(tier);
         let points = match self.profile {
-            Profile::Steady { points, reference } => steady(tier, points, reference),
+            Profile::Steady { points } => {
+                let points = points_a_node(points, tier.nodes().len());
+                return Arcs::by_weight(steady(tier, points), tier.weights(), rest);
+            }
             Profile::Envoy { sizes, function, by_host_name } => {
                 let names = host::names(tier, |endpoint| host::envoy(endpoint, by_host_name));
                 let hash = match function {
@@ -216,31 +231,29 @@ impl Build for RingHash {
                 scaled(hosts, tier.weights(), sizes, hash_bytes)
             }
         };
-        Points::new(points, Bids::of(tier))
+        Arcs::plain(points, rest)
     }
 }
 
 hash_policy!(RingHash);
 reused_picker!(RingHash);
 
-/// A fixed number of points for each node, whatever others there are.
-fn steady(tier: &Tier<'_>, points: u32, reference: u32) -> Vec<Point> {
-    let whole = |weight: u32, shift: u32| {
-        let points = u128::from(points) * u128::from(weight);
-        (((points + u128::from(reference) / 2) / u128::from(reference)) >> shift).max(1) as u64
-    };
-    let total = |shift| tier.weights().iter().map(|&w| whole(w, shift)).sum::<u64>();
-    let fits = |shift: &u32| total(*shift) <= MOST_POINTS.max(tier.nodes().len() as u64);
-    let shift = (0..u64::BITS).find(fits).unwrap_or(u64::BITS);
+/// `points`, or fewer where all nodes together would have too many.
+fn points_a_node(points: u32, nodes: usize) -> u32 {
+    let halved = |shift: u32| (points >> shift.min(u32::BITS - 1)).max(1);
+    halved(halvings(nodes, MOST_POINTS, |shift| u64::from(halved(shift)) * nodes as u64))
+}
+
+/// So many points for each node, whatever others there are.
+fn steady(tier: &Tier<'_>, points: u32) -> Vec<Point> {
     let mut seeds: Vec<(u64, usize)> =
         tier.nodes().iter().map(|node| host::seed(node)).zip(0..).collect();
     // The order of endpoints must not decide who is first where two points meet.
     seeds.sort_unstable();
-    let mut ring = Vec::with_capacity(total(shift) as usize);
+    let mut ring = Vec::with_capacity(points as usize * seeds.len());
     for (seed, at) in seeds {
         let mut hashes = Rng::from_seed(seed);
-        let count = whole(tier.weights()[at], shift);
-        ring.extend((0..count).map(|_| Point { hash: hashes.next_u64(), node: at as u32 }));
+        ring.extend((0..points).map(|_| Point { hash: hashes.next_u64(), node: at as u32 }));
     }
     ring
 }

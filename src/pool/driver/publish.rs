@@ -14,7 +14,7 @@ use crate::{
         settings::Changes,
         shared::model_of,
         snapshot::Snapshot,
-        turns::{Turn, let_go_of_shared, off_worker},
+        turns::{Turn, let_go_of_shared, off_worker, size_of_build},
     },
 };
 
@@ -51,6 +51,7 @@ where
         let standpoint =
             Standpoint { preference: self.limits.prefer_locality, here: self.place.settle() };
         let count = self.roster.listed().len();
+        let size = size_of_build(count, policy.build_work(count));
         let mut draft = Draft::of_so_many(count);
         while !draft.go_on(self.roster.listed(), &self.fleet, &mut Turn::begin(&self.fleet)) {
             tokio::task::yield_now().await;
@@ -64,7 +65,7 @@ where
             keep_connected,
             now: self.fleet.now(),
         };
-        let built = off_worker(count, move || blueprint.build()).await?;
+        let built = off_worker(size, move || blueprint.build()).await?;
         let Built { policy, gates, tiers, left_out, eager } = built;
         self.gates = gates;
         self.rebuild_at = policy
@@ -80,10 +81,11 @@ where
             scope,
             model,
             listed: count,
+            size,
         };
         self.fleet.expect_timed(model != LatencyModel::None);
         let before = self.shared.snapshot.swap(Arc::new(snapshot));
-        let_go_of_shared(before.listed, before);
+        let_go_of_shared(before.size, before);
         self.remade.drain(..).for_each(|node| node.end_backoff());
         self.fleet.signal.raise();
         self.dials.follow(eager);

@@ -64,12 +64,12 @@ fn envoy(least: u64) -> RingHash {
     RingHash::envoy().sizes(least, LARGEST)
 }
 
-fn ring(points: &Points, first_port: u16) -> Vec<(u16, u64)> {
+fn ring(points: &Arcs, first_port: u16) -> Vec<(u16, u64)> {
     let points = points.as_slice().iter();
     points.map(|point| (first_port + point.node as u16, point.hash)).collect()
 }
 
-fn counts(points: &Points, hosts: usize, keys: u64) -> Vec<u32> {
+fn counts(points: &Arcs, hosts: usize, keys: u64) -> Vec<u32> {
     let mut counts = vec![0; hosts];
     for index in 0..keys {
         counts[owner(points, index * (u64::MAX / keys))] += 1;
@@ -77,7 +77,7 @@ fn counts(points: &Points, hosts: usize, keys: u64) -> Vec<u32> {
     counts
 }
 
-fn points_of(points: &Points, node: u32) -> usize {
+fn points_of(points: &Arcs, node: u32) -> usize {
     points.as_slice().iter().filter(|point| point.node == node).count()
 }
 
@@ -246,7 +246,7 @@ fn grpc_sizes_are_bounded_and_shares_follow_weights() {
     assert_eq!(found, expected);
     // In any order of endpoints the same, even where the points do not divide evenly.
     let other = hosts([("c", 4), ("a", 3), ("b", 3)]);
-    let renamed = |points: &Points, names: [u32; 3]| -> Vec<(u64, u32)> {
+    let renamed = |points: &Arcs, names: [u32; 3]| -> Vec<(u64, u32)> {
         points.as_slice().iter().map(|point| (point.hash, names[point.node as usize])).collect()
     };
     for (least, most) in [(7, 7), (8, 8), (11, 11), (1_024, 4_096)] {
@@ -300,31 +300,45 @@ fn sizes_that_make_no_sense_are_errors() {
         }
     }
     assert_eq!(error(RingHash::grpc().sizes(1, 4_096)), None);
-    assert_eq!(error(RingHash::new()), None);
+    assert_eq!(error(RingHash::new().points(MOST_POINTS_A_NODE)), None);
+    let above = error(RingHash::new().points(MOST_POINTS_A_NODE + 1)).expect("is wrong");
+    assert!(above.contains("points of a node") && above.contains("65,536"), "{above}");
     assert_eq!(RingHash::new().table_key_hash(), KeyHash::XxHash64);
 }
 
-/// A node's points are its own, whatever the others are, and as many as its weight says.
+/// A node's points are its own, whatever the others are, and as many whatever it weighs.
 #[test]
 fn the_default_profile_keeps_every_point() {
     let alone = table(RingHash::new(), &loopback(&[(1, 3)]));
     let hashes: Vec<_> = alone.as_slice().iter().map(|point| point.hash).collect();
-    assert_eq!(hashes.len(), 3 * 256);
-    let among: Vec<_> = (1..=50).map(|port| (port, u32::from(port) % 4 + 2)).collect();
+    assert_eq!(hashes.len(), 256);
+    let among: Vec<_> = (1..=50).map(|port| (port, 100)).collect();
     let points = table(RingHash::new(), &loopback(&among));
     let own: Vec<_> =
         points.as_slice().iter().filter(|point| point.node == 0).map(|point| point.hash).collect();
     assert_eq!(own, hashes);
-    let scaled = table(RingHash::new().points(100).reference_weight(10), &loopback(&[(1, 5)]));
-    assert_eq!(scaled.as_slice().len(), 50);
-    let least = table(RingHash::new().reference_weight(1_000_000), &loopback(&[(1, 1)]));
-    assert_eq!(least.as_slice().len(), 1);
+    let fewer = table(RingHash::new().points(100), &loopback(&[(1, 5)]));
+    assert_eq!(fewer.as_slice().len(), 100);
+    assert!(fewer.as_slice().iter().all(|point| hashes.contains(&point.hash)));
 }
 
-/// Weights of any size make a ring of bearable size, and no node is left out of it.
+/// Weights of any size make no larger rings, and only a number of nodes that nobody has makes them
+/// fewer points: the documented 262,144, by halves.
 #[test]
-fn rings_stay_below_their_largest() {
-    let points = table(RingHash::new(), &loopback(&[(1, u32::MAX), (2, 1)]));
-    assert!(points.as_slice().len() as u64 <= MOST_POINTS);
-    assert!(points_of(&points, 1) == 1);
+fn rings_are_as_large_as_their_nodes_are_many() {
+    let points = table(RingHash::new(), &loopback(&[(1, u32::MAX), (2, 1), (3, 65_535)]));
+    assert!(points.as_slice().len() < 2 * 3 * 256);
+    for (nodes, expected) in [
+        (0, 256),
+        (1, 256),
+        (10_000, 256),
+        (262_144, 256),
+        (262_145, 128),
+        (524_289, 64),
+        (u32::MAX as usize, 1),
+    ] {
+        assert_eq!(points_a_node(256, nodes), expected, "{nodes}");
+    }
+    assert_eq!(points_a_node(MOST_POINTS_A_NODE, 1_024), MOST_POINTS_A_NODE);
+    assert_eq!(points_a_node(MOST_POINTS_A_NODE, 1_025), MOST_POINTS_A_NODE / 2);
 }
