@@ -11,6 +11,7 @@ use std::{
     fmt,
     future::Future,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -48,6 +49,11 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const PREFERENCE: Duration = Duration::from_secs(30);
 /// Questions at once. A long list of SRV targets must not open a socket for each.
 const AT_ONCE: usize = 64;
+/// What takes longer makes room for what may be quick: many targets that hang must not keep the others
+/// from being asked for.
+const QUICK: Duration = Duration::from_millis(500);
+/// Slow questions at once, besides.
+const SLOW_AT_ONCE: usize = 128;
 
 /// Bounds for a server's time, as in glibc; 0 would be no time at all.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,7 +64,8 @@ pub(super) struct Servers<E = Nameserver> {
     servers: Vec<Server<E>>,
     attempts: usize,
     preferred: Mutex<Option<(usize, Instant)>>,
-    permits: Semaphore,
+    quick: Semaphore,
+    slow: Semaphore,
     flights: Flights<(Name, RecordType), Told>,
     clock: Clock,
 }
@@ -128,7 +135,8 @@ impl<E: Exchange> Servers<E> {
             servers,
             attempts: attempts.clamp(1, 5),
             preferred: Mutex::new(None),
-            permits: Semaphore::new(AT_ONCE),
+            quick: Semaphore::new(AT_ONCE),
+            slow: Semaphore::new(SLOW_AT_ONCE),
             flights: Flights::new(clock.clone()),
             clock,
         }
@@ -149,8 +157,26 @@ impl<E: Exchange> Servers<E> {
     }
 
     async fn ask_them(&self, name: &Name, kind: RecordType) -> Told {
-        // Never closed.
-        let _permit = self.permits.acquire().await;
+        // Never closed, nor is the other.
+        let quick = self.quick.acquire().await;
+        let mut told = pin!(self.ask_in_order(name, kind));
+        tokio::select! {
+            biased;
+            told = &mut told => return told,
+            () = self.clock.sleep(QUICK) => {}
+        }
+        let slow = tokio::select! {
+            biased;
+            told = &mut told => return told,
+            slow = self.slow.acquire() => slow,
+        };
+        drop(quick);
+        let told = told.await;
+        drop(slow);
+        told
+    }
+
+    async fn ask_in_order(&self, name: &Name, kind: RecordType) -> Told {
         let order = self.order();
         let mut faults = Faults(Vec::new());
         for _ in 0..self.attempts {

@@ -25,6 +25,8 @@ struct Fake {
 #[derive(Clone)]
 enum Says {
     Address,
+    /// But not for names below `dead.`, of which nothing is heard.
+    AddressOfLiving,
     NoName,
     Error(NetError),
 }
@@ -51,7 +53,11 @@ impl Exchange for Fake {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(self.after).await;
         match &self.says {
-            Says::Address => {
+            Says::AddressOfLiving if name.to_ascii().ends_with(".dead.") => {
+                tokio::time::sleep(5 * SECOND).await;
+                Err(NetError::Timeout)
+            }
+            Says::Address | Says::AddressOfLiving => {
                 let mut message = Message::response(0, OpCode::Query);
                 message.add_answer(Record::from_rdata(name, 5, RData::A(A::new(10, 0, 0, 1))));
                 Ok(message)
@@ -110,6 +116,34 @@ async fn r13_a_broken_nameserver_hands_on_at_once() {
     let (what, took) = told(&servers(&[refuses(), fake(Says::Address, NEAR)]), "a.").await;
     assert_eq!(what, "address");
     assert!(took < STAGGER, "{took:?}");
+}
+
+/// R22: a hundred targets of which nothing is heard do not keep the others from being asked for, nor
+/// does a socket stay open for each of any number of them.
+#[tokio::test(start_paused = true)]
+async fn r22_what_hangs_makes_room_for_the_others() {
+    let server = fake(Says::AddressOfLiving, NEAR);
+    let asked = Arc::clone(&server.asked);
+    let servers = servers(&[server]);
+    let mut dead = JoinSet::new();
+    for target in 0..300 {
+        let of_dead = Arc::clone(&servers);
+        dead.spawn(async move { told(&of_dead, &format!("{target}.dead.")).await });
+        if target == 99 {
+            tokio::time::sleep(NEAR).await;
+            assert_eq!(asked.load(Ordering::SeqCst), AT_ONCE);
+            let (what, took) = told(&servers, "a.").await;
+            assert_eq!(what, "address");
+            assert!(took < SECOND, "{took:?}");
+            let (_, took) = told(&servers, "b.").await;
+            assert!(took < 2 * NEAR, "they have made room: {took:?}");
+        }
+    }
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(asked.load(Ordering::SeqCst), AT_ONCE + SLOW_AT_ONCE + 2);
+    for (told, _) in dead.join_all().await {
+        assert_eq!(told, "no answer from 10.0.0.53:0");
+    }
 }
 
 /// What a later one does not know is believed only after the earlier had their time.
