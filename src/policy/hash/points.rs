@@ -41,6 +41,11 @@ impl Points {
         Self { ring: Ring::new(points), rest }
     }
 
+    /// The ring of `points` that are in order.
+    pub(super) fn in_order(points: Vec<Point>, rest: Bids) -> Self {
+        Self { ring: Ring::in_order(points), rest }
+    }
+
     /// Of points at one place only the first, as nginx has it.
     pub(super) fn distinct(points: Vec<Point>, rest: Bids) -> Self {
         let ring = Ring::new(points);
@@ -49,7 +54,7 @@ impl Points {
         }
         let mut points = ring.points.into_vec();
         points.dedup_by_key(|point| point.hash);
-        Self::new(points, rest)
+        Self::in_order(points, rest)
     }
 
     #[cfg(all(test, not(evenkeel_loom)))]
@@ -96,10 +101,16 @@ impl Table for Points {
 impl Ring {
     /// Of `points` at one place the first given is the first met.
     pub(super) fn new(points: Vec<Point>) -> Self {
-        let bits = usize::BITS
-            - (points.len() >> POINTS_AN_ENTRY).max(2).saturating_sub(1).leading_zeros();
-        let shift = u64::BITS - bits;
+        let shift = shift(points.len());
         let (points, starts) = sort(points, shift);
+        Self { points: points.into(), starts: starts.into(), shift }
+    }
+
+    /// The same of points that are in order, which takes a fraction of the time.
+    pub(super) fn in_order(points: Vec<Point>) -> Self {
+        debug_assert!(points.is_sorted_by_key(|point| point.hash));
+        let shift = shift(points.len());
+        let starts = starts(&points, shift);
         Self { points: points.into(), starts: starts.into(), shift }
     }
 
@@ -153,18 +164,30 @@ pub(super) fn halvings(nodes: usize, most: u64, total: impl Fn(u32) -> u64) -> u
     shift
 }
 
-/// In order, and where each group of the same leading bits begins. Hashes are spread evenly, so that
-/// distributing them by those bits leaves next to nothing to sort.
-fn sort(points: Vec<Point>, shift: u32) -> (Vec<Point>, Vec<u32>) {
-    let group = |point: &Point| (point.hash >> shift) as usize;
+/// By how much a hash is shifted to find its entry of the index, among so many points.
+fn shift(points: usize) -> u32 {
+    (points >> POINTS_AN_ENTRY).max(2).saturating_sub(1).leading_zeros() + u64::BITS - usize::BITS
+}
+
+/// Where each group of the same leading bits begins; one more for the end.
+fn starts(points: &[Point], shift: u32) -> Vec<u32> {
     let groups = 1_usize << (u64::BITS - shift);
     let mut starts = vec![0_u32; groups + 1];
-    for point in &points {
-        starts[group(point) + 1] += 1;
+    for point in points {
+        starts[(point.hash >> shift) as usize + 1] += 1;
     }
     for at in 0..groups {
         starts[at + 1] += starts[at];
     }
+    starts
+}
+
+/// In order, and where each group of the same leading bits begins. Hashes are spread evenly, so that
+/// distributing them by those bits leaves next to nothing to sort.
+fn sort(points: Vec<Point>, shift: u32) -> (Vec<Point>, Vec<u32>) {
+    let group = |point: &Point| (point.hash >> shift) as usize;
+    let starts = starts(&points, shift);
+    let groups = starts.len() - 1;
     let mut next: Vec<u32> = starts[..groups].to_vec();
     let mut sorted = vec![Point { hash: 0, node: 0 }; points.len()];
     for point in points {

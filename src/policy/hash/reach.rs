@@ -74,15 +74,8 @@ impl Arcs {
             return Self::plain(points, rest);
         }
         let ring = Ring::new(points);
-        let arcs = arcs(ring.as_slice(), weights);
-        let ranks = (0..u32::BITS).rev().filter_map(|rank| {
-            let of_rank = |weight: u32| weight.checked_ilog2().unwrap_or(0) == rank;
-            let heaviest = weights.iter().copied().filter(|&weight| of_rank(weight)).max()?;
-            let points = ring.as_slice().iter().copied();
-            let points = points.filter(|point| of_rank(weights[point.node as usize]));
-            Some(Rank { heaviest, ring: Ring::new(points.collect()) })
-        });
-        Self { ranks: ranks.collect(), arcs: Points::new(arcs, rest), weights: weights.into() }
+        let arcs = Points::in_order(arcs(ring.as_slice(), weights), rest);
+        Self { arcs, ranks: ranks(ring.as_slice(), weights), weights: weights.into() }
     }
 
     /// Where the number of points says it all.
@@ -161,7 +154,13 @@ impl Reach {
     /// Where `other`, which is heavier and came before, is nearer than this one.
     fn overtaken_by(&self, other: &Self) -> u128 {
         let lead = (self.from - other.from) * u128::from(self.weight);
-        self.from + lead.div_ceil(u128::from(other.weight - self.weight))
+        let gains = other.weight - self.weight;
+        // Nearly always the quotient of two words, which processors have.
+        self.from
+            + match u64::try_from(lead) {
+                Ok(lead) => u128::from(lead.div_ceil(u64::from(gains))),
+                Err(_) => lead.div_ceil(u128::from(gains)),
+            }
     }
 }
 
@@ -212,7 +211,20 @@ impl Sweep {
     }
 }
 
-/// Whose the keys are up to each end of an arc, by `points` in order.
+/// The `points`, which are in order, by the weights of their nodes.
+fn ranks(points: &[Point], weights: &[u32]) -> Box<[Rank]> {
+    let mut ranks: Vec<(u32, Vec<Point>)> = vec![(0, Vec::new()); u32::BITS as usize];
+    for point in points {
+        let weight = weights[point.node as usize];
+        let (heaviest, of_rank) = &mut ranks[weight.checked_ilog2().unwrap_or(0) as usize];
+        *heaviest = weight.max(*heaviest);
+        of_rank.push(*point);
+    }
+    let ranks = ranks.into_iter().rev().filter(|(_, points)| !points.is_empty());
+    ranks.map(|(heaviest, points)| Rank { heaviest, ring: Ring::in_order(points) }).collect()
+}
+
+/// Whose the keys are up to each end of an arc, in order, by `points` in order.
 fn arcs(points: &[Point], weights: &[u32]) -> Vec<Point> {
     let mut sweep = Sweep { reaching: Vec::new(), arcs: Vec::with_capacity(points.len()) };
     let weight_of = |point: &Point| weights[point.node as usize];
@@ -226,6 +238,7 @@ fn arcs(points: &[Point], weights: &[u32]) -> Vec<Point> {
         sweep.meet(Reach { from, until: u128::MAX, weight, node });
     }
     sweep.go_to(2 * TURN - 1);
+    sweep.arcs.reverse();
     sweep.arcs
 }
 
