@@ -1,10 +1,10 @@
-//! The atomics and the notification, under names that the model checker can replace.
+//! The atomics, the lock and the notification, under names that the model checker can replace.
 
 #[cfg(not(evenkeel_loom))]
-pub(crate) use std::sync::atomic;
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
 #[cfg(evenkeel_loom)]
-pub(crate) use loom::sync::atomic;
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
 
 #[cfg(not(evenkeel_loom))]
 pub(crate) mod notify {

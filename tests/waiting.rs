@@ -1,6 +1,8 @@
 //! Calls that find no place: how long they wait and for what, and what their errors say.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[path = "waiting/room.rs"]
+mod room;
 mod support;
 
 use std::{

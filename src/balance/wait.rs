@@ -11,7 +11,8 @@ use std::{
 use crate::{
     endpoint::Endpoint,
     error::{Began, BoxError, Error, SharedError},
-    node::{Lease, Listener, NodeId, Outcome, Sleep, after},
+    node::{Lease, Listener, NodeId, Outcome, Sleep, Turn, after},
+    policy::Scope,
     pool::{
         shared::{Shared, WaitingPlace},
         snapshot::Choice,
@@ -31,6 +32,8 @@ pub(super) struct Detour<S, K> {
     /// A peer may have processed the request, which does no harm if another does, too.
     ambiguous: bool,
     waiting: Option<Waiting<S, K>>,
+    /// For a place that becomes free, where a cap keeps it waiting.
+    turn: Option<Turn>,
     /// When hope ends; set at the first wait, and not moved by the next.
     deadline: Option<Instant>,
 }
@@ -62,6 +65,7 @@ impl<S, K> Detour<S, K> {
             second_chance: None,
             ambiguous: false,
             waiting: None,
+            turn: None,
             deadline: None,
         })
     }
@@ -129,47 +133,67 @@ impl<S, K> Detour<S, K> {
         if shared.is_closed() {
             return Err(self.explain(shared.closed_error()));
         }
-        let mut looks = 0;
-        let (snapshot, asked_to_wait) = loop {
+        if let Some(turn) = &mut self.turn {
+            turn.renew(&self.tried);
+        }
+        let (mut looks, mut looked_in_turn) = (0, false);
+        let (snapshot, deadline) = loop {
             looks += 1;
             let moment = shared.fleet.moment();
             let snapshot = shared.snapshot.load();
-            match snapshot.choose(&shared.fleet, key, &self.tried, moment) {
+            let asked_to_wait = match snapshot.choose(&shared.fleet, key, &self.tried, moment) {
                 Choice::Take(lease, service) => {
                     let service = service.clone();
                     self.waiting = None;
+                    if let Some(turn) = self.turn.take() {
+                        turn.end_on(lease.node());
+                    }
                     return Ok(Some((lease, service)));
                 }
                 // Its successor is published already, or the node was listed again.
-                Choice::Stale => {}
-                Choice::Raced if looks < LOOKS => {}
+                Choice::Stale => continue,
+                Choice::Raced if looks < LOOKS => continue,
                 // It came up, or a place became free, since the picker looked.
-                Choice::Fail if looks < LOOKS && snapshot.has_room(&self.tried) => {}
+                Choice::Fail if looks < LOOKS && snapshot.has_room(&self.tried) => continue,
                 Choice::Wait | Choice::Fail | Choice::Raced if self.second_chance.is_some() => {
                     let again = self.second_chance.take();
                     self.tried.retain(|&id| Some(id) != again);
+                    continue;
                 }
-                choice @ (Choice::Wait | Choice::Fail | Choice::Raced) => {
-                    let asked_to_wait = matches!(choice, Choice::Wait);
-                    break (snapshot, asked_to_wait);
-                }
+                Choice::Wait => true,
+                Choice::Fail | Choice::Raced => false,
+            };
+            let now = shared.fleet.now();
+            let wait = snapshot.limits.wait_for_endpoints;
+            let deadline = *self.deadline.get_or_insert_with(|| after(now, wait));
+            // What the pick waits for may have come meanwhile: then there is news already.
+            let hope = snapshot.may_serve_by(&shared.fleet, deadline, &self.tried)
+                || asked_to_wait
+                || self.parked.is_some()
+                || snapshot.listed == 0;
+            if !hope || deadline <= now {
+                return Err(self.explain(shared.no_endpoint(&snapshot, &self.tried)));
             }
+            // A place elsewhere is of no use to a key that waits for the dial of its node.
+            let waits_for_one = asked_to_wait && snapshot.scope == Scope::Listed && key.is_some();
+            if waits_for_one || snapshot.limits.max_in_flight.is_none() {
+                self.turn = None;
+                break (snapshot, deadline);
+            }
+            self.turn.get_or_insert_with(|| Turn::new(&shared.fleet, &self.tried));
+            // One more look, at what became free before. Of what does later, word comes.
+            if looked_in_turn || !snapshot.has_room_or_awaits(&self.tried) {
+                break (snapshot, deadline);
+            }
+            looked_in_turn = true;
         };
-        let limits = snapshot.limits;
-        let now = shared.fleet.now();
-        let deadline = *self.deadline.get_or_insert_with(|| after(now, limits.wait_for_endpoints));
-        // What the pick waits for may have come meanwhile: then there is news already.
-        let hope = snapshot.may_serve_by(&shared.fleet, deadline, &self.tried)
-            || asked_to_wait
-            || self.parked.is_some()
-            || snapshot.listed == 0;
-        if !hope || deadline <= now {
-            return Err(self.explain(shared.no_endpoint(&snapshot, &self.tried)));
+        if let Some(turn) = &mut self.turn {
+            turn.settle(|node| snapshot.takes_on(node));
         }
         match &mut self.waiting {
             Some(waiting) => waiting.listener = listener,
             None => {
-                let place = match shared.wait(limits.max_waiting) {
+                let place = match shared.wait(snapshot.limits.max_waiting) {
                     Ok(place) => place,
                     Err(error) => return Err(self.explain(error)),
                 };
@@ -202,11 +226,15 @@ impl<S, K> Detour<S, K> {
         if Pin::new(&mut waiting.listener).poll(cx).is_ready() {
             return Poll::Ready(Heard::News);
         }
+        if self.turn.as_ref().is_some_and(|turn| turn.poll(cx).is_ready()) {
+            return Poll::Ready(Heard::News);
+        }
         waiting.timeout.as_mut().poll(cx).map(|()| Heard::TooLate)
     }
 
     pub(super) fn stop_waiting(&mut self) {
         self.waiting = None;
+        self.turn = None;
     }
 
     /// The request goes out elsewhere: what is parked gives up its place, and counts as untried.
@@ -236,6 +264,8 @@ impl<S, K> Detour<S, K> {
     }
 
     fn explain(&mut self, error: Error) -> Error {
+        // At once, and not when the future is dropped, which may be kept.
+        self.stop_waiting();
         let (endpoint, cause) = self.last.take().unzip();
         let error = error.with_last(endpoint, cause);
         if self.ambiguous { error.after_all_ambiguous() } else { error }

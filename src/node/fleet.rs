@@ -15,6 +15,7 @@ use super::{
     recent::RecentLatency,
     report::Reports,
     rng::{Rng, Seeds},
+    room::Room,
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +38,8 @@ pub(crate) struct Fleet {
     answered: AtomicBool,
     /// Woken when a node comes up, goes down, or the snapshot changes.
     pub(crate) signal: Arc<Signal>,
+    /// Calls that wait for a request to leave.
+    pub(super) room: Arc<Room>,
     attention: mpsc::UnboundedSender<Arc<Node>>,
     home: OnceLock<Home>,
 }
@@ -89,6 +92,7 @@ impl Fleet {
             timed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             signal: Arc::new(Signal::new()),
+            room: Arc::default(),
             attention,
             home: OnceLock::new(),
         };

@@ -181,7 +181,7 @@ impl Lease {
             return self.finish_at_length(verdict);
         }
         stats.answered(&self.node.fleet);
-        let was_last = match self.state.model() {
+        let left = match self.state.model() {
             LatencyModel::None => stats.leave(),
             model => {
                 let now = self.node.fleet.now_nanos();
@@ -191,9 +191,7 @@ impl Lease {
             }
         };
         self.state.set_stage(Stage::Released);
-        if was_last {
-            self.node.left_idle();
-        }
+        self.node.left(left);
     }
 
     /// The stream broke off, whatever its head said.
@@ -245,9 +243,8 @@ impl Lease {
             Stage::Streaming | Stage::Told => {}
         }
         self.state.set_stage(Stage::Released);
-        if self.node.stats.leave() {
-            self.node.left_idle();
-        }
+        let left = self.node.stats.leave();
+        self.node.left(left);
         // After it has left: whoever no longer finds it in the crowd finds its place free.
         if self.state.is_counted() {
             self.node.fleet.crowd.leave();

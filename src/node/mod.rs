@@ -18,6 +18,7 @@ mod places;
 mod recent;
 mod report;
 mod rng;
+mod room;
 mod signal;
 mod stats;
 mod success;
@@ -45,9 +46,10 @@ pub(crate) use self::{
     fleet::{Fleet, Home, Moment},
     latency::Scan,
     rng::{Seeds, mix},
+    room::Turn,
     signal::{Listener, Signal},
 };
-use self::{link::LinkCell, report::ReportCell, stats::Stats};
+use self::{link::LinkCell, places::Left, report::ReportCell, stats::Stats};
 use crate::{
     endpoint::{Endpoint, Parts, Protocol},
     sync::atomic::{AtomicBool, Ordering},
@@ -252,11 +254,20 @@ impl Node {
         &self.fleet
     }
 
-    /// The last request in flight left.
+    /// Marks that a call waits for a place, and reads how many are taken: whoever leaves after this
+    /// tells the room.
+    pub(crate) fn mark_awaited(&self) -> u32 {
+        self.stats.mark_awaited()
+    }
+
+    /// A request in flight left.
     #[inline]
-    fn left_idle(self: &Arc<Self>) {
-        if self.is_retired() {
+    fn left(self: &Arc<Self>, left: Left) {
+        if left.was_last() && self.is_retired() {
             self.attend();
+        }
+        if left.is_awaited() {
+            self.fleet.room.left(self);
         }
     }
 }

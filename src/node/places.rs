@@ -4,24 +4,35 @@
 //! when it began, so that to count a request in and to note that it waits is one exchange, and both
 //! end with one subtraction. Requests that come while another waits here are told to note
 //! themselves elsewhere ([`Oldest`](super::oldest::Oldest)).
+//!
+//! So also the mark of those who wait for a place: a request that leaves finds it in what its
+//! subtraction gives back, and looks at nothing else.
 
 use super::oldest::stamp;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-const COUNT_BITS: u32 = 24;
+const COUNT_BITS: u32 = 23;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
+const AWAITED: u64 = 1 << COUNT_BITS;
+const STAMP_SHIFT: u32 = COUNT_BITS + 1;
 
 /// More than are ever in flight on one node; far enough from what the count can hold that as many
 /// threads as there may be cannot step over it at once.
 const MOST: u32 = (COUNT - (1 << 20)) as u32;
 
-/// A count (24 bits), and above it the stamp of the request that waits alone, or 0.
+/// A count (23 bits), whether a place is awaited (1), and above them the stamp of the request that
+/// waits alone, or 0.
 #[derive(Debug)]
 pub(super) struct Places(AtomicU64);
 
 /// One reading of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Occupancy(u64);
+
+/// What a request found as it left: the count with itself, and the mark of those who wait.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Left(u32);
 
 // === impl Places ===
 
@@ -81,16 +92,34 @@ impl Places {
         self.0.fetch_sub(waiting_since(nanos), Ordering::Relaxed);
     }
 
-    /// Counts one request less; true if it was the last.
+    /// Counts one request less.
     #[inline]
-    pub(super) fn leave(&self) -> bool {
-        left(self.0.fetch_sub(1, Ordering::AcqRel))
+    pub(super) fn leave(&self) -> Left {
+        Left::from_before(self.0.fetch_sub(1, Ordering::AcqRel))
     }
 
     /// [`end_waiting`](Self::end_waiting) and [`leave`](Self::leave) at once.
     #[inline]
-    pub(super) fn leave_waiting(&self, nanos: u64) -> bool {
-        left(self.0.fetch_sub(1 + waiting_since(nanos), Ordering::AcqRel))
+    pub(super) fn leave_waiting(&self, nanos: u64) -> Left {
+        Left::from_before(self.0.fetch_sub(1 + waiting_since(nanos), Ordering::AcqRel))
+    }
+
+    /// Marks that a place is awaited, for one who is in the [room](super::room::Room).
+    ///
+    /// A request that left before this is no longer in what it reads, and one that leaves later finds
+    /// the mark. Where that stands already, to read is enough: it is only taken away under the lock
+    /// that the reader has just held, and so is whoever saw it told.
+    pub(super) fn mark_awaited(&self) -> Occupancy {
+        let now = self.read();
+        if now.0 & AWAITED != 0 {
+            return now;
+        }
+        Occupancy(self.0.fetch_or(AWAITED, Ordering::Relaxed))
+    }
+
+    /// Nobody in the room waits for a place here, who says so under its lock.
+    pub(super) fn unmark_awaited(&self) {
+        self.0.fetch_and(!AWAITED, Ordering::Relaxed);
     }
 
     /// Whether none is in flight, for one who has just retired the node.
@@ -102,17 +131,10 @@ impl Places {
     }
 }
 
-#[inline]
-fn left(before: u64) -> bool {
-    let before = Occupancy(before).count();
-    debug_assert!(before > 0, "a request left twice");
-    before == 1
-}
-
 /// In the place of the stamp; never zero, which stands for nobody.
 #[inline]
 fn waiting_since(nanos: u64) -> u64 {
-    stamp(nanos).max(1) << COUNT_BITS
+    stamp(nanos).max(1) << STAMP_SHIFT
 }
 
 // === impl Occupancy ===
@@ -133,13 +155,35 @@ impl Occupancy {
 
     #[inline]
     fn stamp(self) -> u64 {
-        self.0 >> COUNT_BITS
+        self.0 >> STAMP_SHIFT
     }
 
     /// Whether nobody can wait but the request whose stamp this is, if there is one.
     #[inline]
     pub(super) fn has_no_others(self) -> bool {
         self.count() <= u32::from(self.stamp() != 0)
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    #[inline]
+    fn from_before(word: u64) -> Self {
+        debug_assert!(word & COUNT > 0, "a request left twice");
+        Self((word & (AWAITED | COUNT)) as u32)
+    }
+
+    /// Nobody is in flight any more.
+    #[inline]
+    pub(super) fn was_last(self) -> bool {
+        u64::from(self.0) & COUNT == 1
+    }
+
+    /// Somebody waits for its place.
+    #[inline]
+    pub(super) fn is_awaited(self) -> bool {
+        u64::from(self.0) & AWAITED != 0
     }
 }
 
@@ -156,7 +200,7 @@ mod tests {
         assert!(!places.enter(Some(2)) && !places.enter(Some(1)));
         assert!(places.enter_waiting(Some(2), 7).is_none());
         assert!(places.enter(None), "without a cap there is always a place");
-        assert!(!places.leave() && !places.leave() && places.leave());
+        assert_eq!([(); 3].map(|()| places.leave().was_last()), [false, false, true]);
         assert_eq!(places.read().count(), 0);
     }
 
@@ -172,8 +216,27 @@ mod tests {
         places.end_waiting(since);
         assert_eq!((places.read().count(), places.read().stamp()), (2, 0));
         assert_eq!(places.enter_waiting(None, 0), Some(true), "also at the very beginning");
-        assert!(!places.leave_waiting(0));
-        assert!(!places.leave() && places.leave());
+        assert!(!places.leave_waiting(0).was_last());
+        assert!(!places.leave().was_last() && places.leave().was_last());
+        assert_eq!(places.0.load(Ordering::Relaxed), 0);
+    }
+
+    /// The mark stands until it is taken away, and is no part of the count or the stamp.
+    #[test]
+    fn who_leaves_finds_the_mark_of_those_who_wait() {
+        let places = Places::new();
+        assert_eq!(places.enter_waiting(Some(1), 5_000_000), Some(true));
+        assert_eq!([(); 2].map(|()| places.mark_awaited().count()), [1, 1]);
+        assert!(!places.enter(Some(1)) && places.enter(Some(2)));
+        assert_eq!((places.read().count(), places.read().stamp()), (2, stamp(5_000_000)));
+        let left = places.leave();
+        assert!(left.is_awaited() && !left.was_last());
+        let left = places.leave_waiting(5_000_000);
+        assert!(left.is_awaited() && left.was_last());
+        places.unmark_awaited();
+        assert!(places.enter(Some(1)));
+        let left = places.leave();
+        assert!(!left.is_awaited() && left.was_last());
         assert_eq!(places.0.load(Ordering::Relaxed), 0);
     }
 
@@ -201,9 +264,9 @@ mod models {
                     let alone = places.enter_waiting(None, nanos).unwrap();
                     if alone {
                         assert_eq!(places.read().stamp(), stamp(nanos));
-                        places.leave_waiting(nanos);
+                        let _ = places.leave_waiting(nanos);
                     } else {
-                        places.leave();
+                        let _ = places.leave();
                     }
                     alone
                 }

@@ -6,7 +6,7 @@ use super::{
     fleet::Fleet,
     latency::{Latency, LatencyModel, Scan, Timing},
     oldest::{Generation, Oldest, age_of},
-    places::{Occupancy, Places},
+    places::{Left, Occupancy, Places},
     success::Success,
 };
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -71,15 +71,15 @@ impl Stats {
         }
     }
 
-    /// Counts one request less; true if it was the last.
+    /// Counts one request less.
     #[inline]
-    pub(crate) fn leave(&self) -> bool {
+    pub(crate) fn leave(&self) -> Left {
         self.places.leave()
     }
 
     /// Both at once.
     #[inline]
-    pub(crate) fn leave_waiting(&self, waits: Waits, nanos: u64) -> bool {
+    pub(crate) fn leave_waiting(&self, waits: Waits, nanos: u64) -> Left {
         match waits {
             Waits::Alone => self.places.leave_waiting(nanos),
             Waits::Among(generation) => {
@@ -92,6 +92,15 @@ impl Stats {
     /// Whether none is in flight, for one who has just retired the node.
     pub(crate) fn is_idle_for_good(&self) -> bool {
         self.places.is_idle_for_good()
+    }
+
+    /// Marks that a place is awaited, and reads how many are taken.
+    pub(super) fn mark_awaited(&self) -> u32 {
+        self.places.mark_awaited().count()
+    }
+
+    pub(super) fn unmark_awaited(&self) {
+        self.places.unmark_awaited();
     }
 
     // --- reading ---
@@ -188,7 +197,7 @@ impl Stats {
         self.latency.guess(&peer.latency, fleet);
     }
 
-    /// A request that waited leaves with an answer, in time `timing`; true if it was the last.
+    /// A request that waited leaves with an answer, in time `timing`.
     #[inline]
     pub(crate) fn leave_answered(
         &self,
@@ -196,13 +205,13 @@ impl Stats {
         model: LatencyModel,
         timing: Timing,
         (waits, since): (Waits, u64),
-    ) -> bool {
+    ) -> Left {
         // Read before, reckoned and written after: the processor then does the arithmetic while it
         // waits for the count, whose exchange lets no memory access past it.
         let before = self.latency.before(fleet, model, timing);
-        let was_last = self.leave_waiting(waits, since);
+        let left = self.leave_waiting(waits, since);
         self.latency.sample_after(before, fleet, model, timing);
-        was_last
+        left
     }
 
     /// A response head came: somebody answers here.
