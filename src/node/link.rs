@@ -57,8 +57,15 @@ pub trait Dial: Send + Sync + 'static {
         DIAL_LIMIT
     }
 
-    /// The endpoint is gone and its time to drain is over: cut what is left.
+    /// The endpoint is gone and no request runs on it: close its connections in good order, as the
+    /// protocol has it.
     fn close(&self);
+
+    /// The endpoint is gone and its time to drain is over: cut what is left. As
+    /// [`close`](Self::close) by default.
+    fn cut(&self) {
+        self.close();
+    }
 }
 
 /// The state of a node's connection.
@@ -319,9 +326,17 @@ impl Node {
         self.dialer().map_or(DIAL_LIMIT, |dialer| dialer.limit())
     }
 
+    /// Closes the connections, on which nothing runs.
     pub(crate) fn close(&self) {
         if let Some(dialer) = self.dialer() {
             dialer.close();
+        }
+    }
+
+    /// Ends the connections and all that runs on them.
+    pub(crate) fn cut(&self) {
+        if let Some(dialer) = self.dialer() {
+            dialer.cut();
         }
     }
 

@@ -160,7 +160,7 @@ impl<S> Roster<S> {
             if overdue {
                 let node = &draining.member.node;
                 tracing::info!(endpoint = %node, in_flight = node.in_flight(), "drain timed out");
-                node.close();
+                node.cut();
             }
             !overdue
         });

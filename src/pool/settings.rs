@@ -86,7 +86,9 @@ macro_rules! setters {
             self
         }
 
-        /// How long the requests of a removed endpoint may still take; 30 s by default.
+        /// How long the requests of a removed endpoint may still take; 30 s by default. What runs then is
+        /// cut; connections on which nothing runs are closed in good order. A connection that an HTTP/1.1
+        /// upgrade or CONNECT made the caller's own is neither.
         pub fn drain_timeout(mut self, timeout: std::time::Duration) -> Self {
             self.$($changes).+.drain_timeout = Some(timeout);
             self

@@ -8,20 +8,25 @@ mod authority;
 mod grpc;
 mod server;
 
-use std::{error::Error as StdError, time::Duration};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evenkeel::{
     Balance, BuildError, Endpoint, Error, Protocol,
     client::{Http, HttpService, SchemeError, ServerNameError, Tls},
-    discovery::StaticList,
+    discovery::{Registry, StaticList},
 };
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use self::{
-    authority::{Authority, guard, ring},
+    authority::{Authority, any_port, guard, ring},
     server::{Server, Told},
 };
 
@@ -294,6 +299,38 @@ async fn an_idle_connection_serves_the_next_request() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(server.accepted() <= 2, "{} connections for 20 requests", server.accepted());
+    })
+    .await;
+}
+
+/// R14: the connection of an endpoint that is removed ends with TLS's close_notify, over either protocol,
+/// so that no server takes it for cut short.
+#[tokio::test]
+async fn r14_a_removed_endpoint_hears_close_notify() {
+    guard(async {
+        let authority = Authority::new();
+        for protocol in BOTH {
+            let config = authority.server(&["users.shop"], &[protocol]);
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            let listener = TcpListener::bind(any_port()).await.unwrap();
+            let registry = Registry::new();
+            let endpoint = Endpoint::new(listener.local_addr().unwrap());
+            let registration = registry.register(endpoint).unwrap();
+            let tls = Tls::roots(authority.roots()).server_name("users.shop").provider(ring());
+            let balance =
+                Balance::builder(registry).make(Http::default().tls(tls).unwrap()).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            if *protocol == "h2" {
+                // SETTINGS, which make the connection be up.
+                stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            balance.ready().await.unwrap();
+            drop(registration);
+            // Without close_notify it ends with an error.
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        }
     })
     .await;
 }

@@ -20,6 +20,7 @@ use http::{Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
@@ -163,6 +164,10 @@ impl Lane {
             Ok(response) => {
                 drop(awaiting);
                 exchange.use_of.store(ANSWERED, Ordering::Release);
+                if response.extensions().get::<OnUpgrade>().is_some() {
+                    // Before anybody learns that the request is over.
+                    pool.give_away(self.id);
+                }
                 // Only now: before the head, hyper may call a sender ready whose request it has
                 // not taken up yet.
                 if self.sender.is_ready() {

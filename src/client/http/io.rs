@@ -73,6 +73,7 @@ const BROKEN: u8 = 2;
 const HEARD: u8 = 4;
 const GOING_AWAY: u8 = 8;
 const CLOSED: u8 = 16;
+const ENDED: u8 = 32;
 
 // === impl Monitor ===
 
@@ -211,6 +212,11 @@ impl Monitor {
         self.noted(CUT).await;
     }
 
+    /// Waits until nobody holds the stream any more.
+    pub(super) async fn ended(&self) {
+        self.noted(ENDED).await;
+    }
+
     async fn noted(&self, note: u8) {
         loop {
             // Made before the look: `notify_waiters` reaches every future that exists by then.
@@ -291,6 +297,14 @@ impl Wire {
         if let Some(sent) = &mut self.sent {
             self.monitor.sent.store(sent.pass(bytes), Ordering::Release);
         }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // First the stream, then the news.
+        self.io = None;
+        self.monitor.note(ENDED);
     }
 }
 

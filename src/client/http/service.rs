@@ -34,8 +34,11 @@ use crate::error::{Began, BoxError, Unsent};
 /// connection died before a byte of the response (RFC 9110 section 9.2.2): once on a new
 /// connection, where it had served others, and through a balancer once on another endpoint.
 ///
-/// An upgrade of HTTP/1.1, and CONNECT, is taken from the response with `hyper::upgrade::on`. On
-/// HTTP/2 the two bodies are the tunnel (RFC 9113 section 8.5, RFC 8441).
+/// An upgrade of HTTP/1.1, and CONNECT, is taken from the response with `hyper::upgrade::on`. From then on
+/// the connection is the caller's: no longer in flight, and neither closed nor cut when its endpoint is
+/// removed, however long it lasts. On HTTP/2 the two bodies are the tunnel (RFC 9113 section 8.5, RFC
+/// 8441), which is one of many streams: in flight until its end, and cut when its endpoint is removed and
+/// the time to drain is over.
 #[derive(Clone, Debug)]
 pub struct HttpService(Arc<Pool>);
 

@@ -77,6 +77,10 @@ impl Pool {
     /// A connection takes no more requests. Says nothing new if that is known.
     pub(in super::super) fn trunk_gone(self: &Arc<Self>, id: u64, why: Gone, cause: BoxError) {
         let mut state = self.state();
+        if why == Gone::Closed {
+            // The last that is heard of it.
+            state.forget(id);
+        }
         if let Some(index) = state.trunks.iter().position(|trunk| trunk.id == id) {
             self.lose_trunk(&mut state, index, why, cause);
             self.start_dials(&mut state);

@@ -23,7 +23,7 @@ impl Pool {
     pub(super) fn give(&self, state: &mut State, mut lane: Lane) -> Option<Lane> {
         let now = self.clock.now();
         state.served |= lane.used;
-        if lane.is_old(now) {
+        if lane.is_old(now) || (state.closed && state.waiting == 0) {
             return Some(lane);
         }
         if !lane.is_closed() {
@@ -105,6 +105,7 @@ impl Pool {
     pub(in super::super) fn http1_ended(&self, id: u64, end: End) {
         let mut state = self.state();
         state.open -= 1;
+        state.forget(id);
         let index = state.idle.iter().position(|lane| lane.id == id);
         let lane = index.and_then(|index| state.idle.remove(index));
         state.served |= end == End::Served;

@@ -12,12 +12,13 @@
 //! All reports to the endpoint's [`Link`] are made under the lock, so that they come in the order
 //! of what they tell.
 
+mod close;
 mod http2;
 mod line;
 
 use std::{
     collections::VecDeque,
-    fmt, mem,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
     time::{Duration, Instant},
 };
@@ -84,10 +85,11 @@ struct State {
     judging: bool,
     /// What the last connection spoke, or the next is bound to.
     spoken: Option<Spoken>,
-    /// Cut on purpose: what ends now is no news. Until the next dial.
+    /// Closed on purpose: what ends now is no news. Until the next dial.
     closed: bool,
     last_id: u64,
-    monitors: Vec<Weak<Monitor>>,
+    /// Of all connections that have not ended and have not become somebody's own.
+    monitors: Vec<(u64, Weak<Monitor>)>,
 }
 
 /// One who waits in line.
@@ -212,7 +214,7 @@ impl Pool {
     /// A dial came through, to an HTTP/1.1 connection.
     pub(super) fn connected_lane(self: &Arc<Self>, lane: Lane, monitor: &Arc<Monitor>) {
         let mut state = self.state();
-        self.came_up(&mut state, Spoken::Http1, monitor);
+        self.came_up(&mut state, Spoken::Http1, lane.id, monitor);
         let not_kept = self.give(&mut state, lane);
         self.start_dials(&mut state);
         drop(state);
@@ -222,22 +224,19 @@ impl Pool {
     /// A dial came through, to an HTTP/2 connection.
     pub(super) fn connected_trunk(self: &Arc<Self>, trunk: Trunk, monitor: &Arc<Monitor>) {
         let mut state = self.state();
-        self.came_up(&mut state, Spoken::Http2, monitor);
+        self.came_up(&mut state, Spoken::Http2, trunk.id, monitor);
         state.trunks.push_back(trunk);
         self.serve_line(&mut state);
         self.start_dials(&mut state);
     }
 
-    fn came_up(&self, state: &mut State, spoken: Spoken, monitor: &Arc<Monitor>) {
+    fn came_up(&self, state: &mut State, spoken: Spoken, id: u64, monitor: &Arc<Monitor>) {
         state.dialing -= 1;
         state.open += 1;
         state.resting = false;
         state.shut = false;
         state.spoken = Some(spoken);
-        if state.monitors.len() > 2 * state.open + 8 {
-            state.monitors.retain(|monitor| monitor.strong_count() > 0);
-        }
-        state.monitors.push(Arc::downgrade(monitor));
+        state.monitors.push((id, Arc::downgrade(monitor)));
         self.link.up();
     }
 
@@ -283,17 +282,20 @@ impl Dial for Pool {
     }
 
     fn close(&self) {
-        let (idle, trunks, monitors) = {
-            let mut state = self.state();
-            state.closed = true;
-            let monitors = mem::take(&mut state.monitors);
-            (mem::take(&mut state.idle), state.trunks.clone(), monitors)
-        };
-        self.cancel.send_replace(());
-        for monitor in monitors.iter().filter_map(Weak::upgrade) {
-            monitor.cut();
+        self.close_in_order();
+    }
+
+    fn cut(&self) {
+        self.let_go().iter().for_each(|monitor| monitor.cut());
+    }
+}
+
+impl State {
+    /// A connection has ended, or is no longer the pool's.
+    fn forget(&mut self, id: u64) {
+        if let Some(index) = self.monitors.iter().position(|&(of, _)| of == id) {
+            self.monitors.swap_remove(index);
         }
-        drop((idle, trunks));
     }
 }
 

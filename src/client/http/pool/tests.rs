@@ -62,7 +62,7 @@ async fn r1_asked_twice_the_pool_dials_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r14_close_cuts_what_is_left() {
+async fn r14_a_cut_ends_what_is_left() {
     let (pool, mut accepted) = piped(Http::default());
     let (response, mut peer) = tokio::join!(get(&pool), async {
         let mut peer = accepted.recv().await.unwrap();
@@ -70,7 +70,7 @@ async fn r14_close_cuts_what_is_left() {
         peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
         peer
     });
-    pool.close();
+    pool.cut();
     let body = response.into_body().collect().await;
     assert!(body.is_err());
     peer.read_to_end(&mut Vec::new()).await.unwrap();
@@ -78,7 +78,7 @@ async fn r14_close_cuts_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r14_close_cuts_http2_and_dials_and_leaves_no_task() {
+async fn r14_close_ends_http2_and_dials_and_leaves_no_task() {
     let (pool, mut accepted) = piped(Http::default().http2_prior_knowledge());
     pool.dial();
     let mut peer = accepted.recv().await.unwrap();
