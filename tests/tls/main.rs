@@ -334,3 +334,24 @@ async fn r14_a_removed_endpoint_hears_close_notify() {
     })
     .await;
 }
+
+/// R2: an address at which TLS hangs, fails, or proves another's name hides none of the endpoint's others.
+#[tokio::test]
+async fn r2_an_address_that_accepts_without_tls_hides_no_other() {
+    guard(async {
+        let authority = Authority::new();
+        let good = Server::start(authority.server(&["users.shop"], BOTH)).await;
+        let other = Server::start(authority.server(&["carts.shop"], BOTH)).await;
+        let silent = TcpListener::bind(any_port()).await.unwrap();
+        for first in [other.address, silent.local_addr().unwrap()] {
+            let endpoint = Endpoint::new(first).with_more_addresses([good.address.into()]);
+            for protocol in [Protocol::Http1, Protocol::Http2] {
+                let tls = Tls::roots(authority.roots()).server_name("users.shop");
+                let balance = over([endpoint.clone().with_protocol(protocol)], tls);
+                assert_eq!(get(&balance, "/").await.unwrap()["sni"], "users.shop", "{first}");
+            }
+        }
+        assert_eq!(good.requests(), 4);
+    })
+    .await;
+}

@@ -1,12 +1,12 @@
 //! From an address to a byte stream; what TCP, Unix sockets and pipes in tests plug into.
 
-use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use hyper::rt::{Read, Write};
 use tokio::net::TcpStream;
 
-use super::{eyeballs, lookup, socket::Socket};
-use crate::{endpoint::Address, error::BoxError, node::Clock};
+use super::{lookup, socket::Socket};
+use crate::{endpoint::Address, error::BoxError};
 
 /// Opens byte streams for [`Http`](super::Http).
 ///
@@ -26,9 +26,9 @@ use crate::{endpoint::Address, error::BoxError, node::Clock};
 /// # let _ = http;
 /// ```
 pub trait Connect: Send + Sync + 'static {
-    /// Opens a stream to `address`, one of the endpoint's. If it fails, or after 250 ms, the dial tries
-    /// the endpoint's next address; the first that comes through wins, and the futures of the others are
-    /// dropped.
+    /// Opens a stream to `address`, one of the endpoint's. If the connection over it fails, or is not up
+    /// after 250 ms, the dial tries the endpoint's next address; the first that is up wins, and the streams
+    /// and futures of the others are dropped.
     fn connect(&self, address: &Address) -> BoxConnecting;
 }
 
@@ -48,8 +48,8 @@ pub(super) trait Stream: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> Stream for T {}
 
-/// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`), and their
-/// addresses tried as those of an endpoint are.
+/// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`): by the dial, which
+/// tries their addresses as it does those of an endpoint.
 pub(super) struct System;
 
 // === impl Connected ===
@@ -109,12 +109,8 @@ async fn open(address: &Address) -> Result<Socket, BoxError> {
     let stream = match address {
         Address::Socket(address) => TcpStream::connect(address).await?,
         Address::Name { host, port } => {
-            let addresses = lookup::addresses(host, *port).await?;
-            let addresses = eyeballs::interleave(addresses, SocketAddr::is_ipv6);
-            eyeballs::race(addresses, &Clock::default(), |address| async move {
-                TcpStream::connect(address).await.map_err(BoxError::from)
-            })
-            .await?
+            let addresses: Vec<_> = lookup::addresses(host, *port).await?.collect();
+            TcpStream::connect(&*addresses).await?
         }
         #[cfg(unix)]
         Address::Unix(path) => {

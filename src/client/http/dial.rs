@@ -12,9 +12,11 @@ use super::{
     Settings,
     connect::Connected,
     error::ConnectError,
-    eyeballs, h1, h2,
+    eyeballs::{self, Trail},
+    h1, h2,
     head::Name,
     io::{Monitor, Wire},
+    lookup,
     pool::Pool,
     secure::{Offer, Secured, Spoken},
 };
@@ -40,6 +42,7 @@ enum Made {
 pub(super) fn run(
     pool: &Arc<Pool>,
     id: u64,
+    shunned: Vec<Address>,
     mut cancelled: watch::Receiver<()>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let endpoint = pool.link.endpoint();
@@ -49,62 +52,101 @@ pub(super) fn run(
     let outcome =
         Outcome { pool: Arc::downgrade(pool), address: endpoint.addr().clone(), known: false };
     let deadline = after(clock.now(), timeout);
+    let trail = Trail::new(shunned);
     async move {
-        let of = Of { id, endpoint: &endpoint, offer, keepalive, lifetime };
-        let making = make(of, &settings, &clock);
+        let dial = Dial {
+            id,
+            endpoint: &endpoint,
+            offer,
+            keepalive,
+            lifetime,
+            settings: &settings,
+            clock: &clock,
+            trail: &trail,
+        };
         let made = tokio::select! {
             biased;
-            made = making => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
+            made = dial.make() => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
             () = clock.sleep_until(deadline) => {
                 Err(ConnectError::timed_out(endpoint.addr(), timeout))
             }
             _ = cancelled.changed() => Err(ConnectError::closed(endpoint.addr())),
         };
-        outcome.settle(made, clock, lifetime);
+        outcome.settle(made, clock, lifetime, trail);
     }
 }
 
-/// What a dial is for.
-struct Of<'a> {
+/// What a dial is for, and by what means.
+struct Dial<'a> {
     id: u64,
     endpoint: &'a Endpoint,
     offer: Offer,
     keepalive: h2::Keepalive,
     lifetime: h2::Lifetime,
+    settings: &'a Settings,
+    clock: &'a Clock,
+    trail: &'a Trail,
 }
 
-async fn make(
-    of: Of<'_>,
-    settings: &Settings,
-    clock: &Clock,
-) -> Result<(Made, Arc<Monitor>), BoxError> {
-    let Of { id, endpoint, offer, keepalive, lifetime } = of;
-    let is_v6 = |address: &Address| matches!(address, Address::Socket(SocketAddr::V6(_)));
-    let addresses = eyeballs::interleave(endpoint.addresses().cloned(), is_v6);
-    let connector = &settings.connector;
-    let stream = eyeballs::race(addresses, clock, |address| connector.connect(&address)).await?;
-    let Secured { stream, spoken, scheme, server_name } = match &settings.secure {
-        Some(secure) => secure.secure(stream, endpoint, offer).await?,
-        None => Secured::plain(stream),
-    };
-    let Connected { io, open } = stream;
-    let name = Arc::new(Name::of(endpoint, scheme, server_name.as_deref()));
-    let spoken = offer.settle(spoken);
-    let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2, clock);
-    let made = match spoken {
-        Spoken::Http2 => {
-            let monitor = Arc::clone(&monitor);
-            let (trunk, driver) = h2::handshake(id, wire, monitor, name, keepalive, clock).await?;
-            Made::Http2(trunk, Box::new(driver))
+impl Dial<'_> {
+    /// A connection to whichever of the endpoint's addresses is up first.
+    async fn make(&self) -> Result<(Made, Arc<Monitor>), BoxError> {
+        self.race(self.endpoint.addresses().cloned(), |address| self.reach(address)).await
+    }
+
+    async fn race<F>(
+        &self,
+        addresses: impl Iterator<Item = Address>,
+        attempt: impl Fn(Address) -> F,
+    ) -> Result<(Made, Arc<Monitor>), BoxError>
+    where
+        F: Future<Output = Result<(Made, Arc<Monitor>), BoxError>>,
+    {
+        let is_v6 = |address: &Address| matches!(address, Address::Socket(SocketAddr::V6(_)));
+        let addresses = self.trail.order(addresses, is_v6);
+        let delay = eyeballs::delay(addresses.len(), self.settings.connect_timeout);
+        eyeballs::race(addresses, self.clock, delay, attempt).await
+    }
+
+    async fn reach(&self, address: Address) -> Result<(Made, Arc<Monitor>), BoxError> {
+        match &address {
+            Address::Name { host, port } if self.settings.resolves => {
+                let addresses = lookup::addresses(host, *port).await?.map(Address::Socket);
+                self.race(addresses, |address| self.connect(address)).await
+            }
+            _ => self.connect(address).await,
         }
-        Spoken::Http1 => {
-            let monitor = Arc::clone(&monitor);
-            let (mut lane, driver) = h1::handshake(id, wire, monitor, open, name).await?;
-            lane.until = lifetime.until;
-            Made::Http1(lane, Box::new(driver))
-        }
-    };
-    Ok((made, monitor))
+    }
+
+    /// All the way to a connection that is up, so that an address at which something accepts, and no more,
+    /// holds up no other.
+    async fn connect(&self, address: Address) -> Result<(Made, Arc<Monitor>), BoxError> {
+        self.trail.begin(&address);
+        let stream = self.settings.connector.connect(&address).await?;
+        let Secured { stream, spoken, scheme, server_name } = match &self.settings.secure {
+            Some(secure) => secure.secure(stream, self.endpoint, self.offer).await?,
+            None => Secured::plain(stream),
+        };
+        let Connected { io, open } = stream;
+        let name = Arc::new(Name::of(self.endpoint, scheme, server_name.as_deref()));
+        let spoken = self.offer.settle(spoken);
+        let (wire, monitor) = Wire::new(io, spoken == Spoken::Http2, self.clock);
+        let of = Arc::clone(&monitor);
+        let made = match spoken {
+            Spoken::Http2 => {
+                let up = h2::handshake(self.id, wire, of, name, self.keepalive, self.clock);
+                let (trunk, driver) = up.await?;
+                Made::Http2(trunk, Box::new(driver))
+            }
+            Spoken::Http1 => {
+                let (mut lane, driver) = h1::handshake(self.id, wire, of, open, name).await?;
+                lane.until = self.lifetime.until;
+                Made::Http1(lane, Box::new(driver))
+            }
+        };
+        self.trail.end_at(&address);
+        Ok((made, monitor))
+    }
 }
 
 impl Outcome {
@@ -113,9 +155,11 @@ impl Outcome {
         made: Result<(Made, Arc<Monitor>), ConnectError>,
         clock: Clock,
         lifetime: h2::Lifetime,
+        trail: Trail,
     ) {
         let Some(pool) = self.pool.upgrade() else { return };
         self.known = true;
+        pool.shun(trail);
         match made {
             Ok((Made::Http1(lane, driver), monitor)) => {
                 // Counted before it can end.

@@ -2,24 +2,102 @@
 //!
 //! The addresses alternate between families, beginning with the family of the first; an attempt begins
 //! 250 ms after the one before, or as soon as that has failed; the first that comes through ends the
-//! others. RFC 8305 sections 4 and 5, and gRFC A61.
+//! others. RFC 8305 sections 4 and 5, and gRFC A61, by which an attempt goes all the way to a connection
+//! that is ready: what merely accepts wins nothing. What was tried in vain is tried last by the dials that
+//! follow, so that it costs no more of them their time, and each address has its turn, however many there are.
 
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     mem,
     pin::{Pin, pin},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use crate::{
+    endpoint::Address,
     error::BoxError,
     node::{Clock, Sleep, after},
 };
 
 /// RFC 8305 section 8, "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// "Minimum Connection Attempt Delay", the recommended one.
+const LEAST_DELAY: Duration = Duration::from_millis(100);
+
+/// The addresses that a dial has tried, and those that it tries last.
+pub(super) struct Trail {
+    shunned: Vec<Address>,
+    tried: Mutex<Tried>,
+}
+
+#[derive(Default)]
+struct Tried {
+    in_vain: Vec<Address>,
+    came_through: Option<Address>,
+}
+
+/// Of a name whose addresses change all the time no more are remembered.
+const MOST_SHUNNED: usize = 64;
+
+/// How long an attempt has to itself, where there are so many addresses and so much time for all: so that
+/// the last has half of that time, if it can be.
+pub(super) fn delay(addresses: usize, timeout: Duration) -> Duration {
+    let gaps = u32::try_from(addresses.saturating_sub(1)).unwrap_or(u32::MAX).max(1);
+    (timeout / 2 / gaps).clamp(LEAST_DELAY, ATTEMPT_DELAY)
+}
+
+// === impl Trail ===
+
+impl Trail {
+    /// A dial that tries those last that others have `shunned`.
+    pub(super) fn new(shunned: Vec<Address>) -> Self {
+        Self { shunned, tried: Mutex::default() }
+    }
+
+    /// The order in which to try `addresses`.
+    pub(super) fn order(
+        &self,
+        addresses: impl Iterator<Item = Address>,
+        is_v6: impl Fn(&Address) -> bool,
+    ) -> VecDeque<Address> {
+        let (last, first): (Vec<_>, Vec<_>) =
+            addresses.partition(|address| self.shunned.contains(address));
+        let mut order = interleave(first, &is_v6);
+        order.append(&mut interleave(last, &is_v6));
+        order
+    }
+
+    pub(super) fn begin(&self, address: &Address) {
+        self.tried().in_vain.push(address.clone());
+    }
+
+    pub(super) fn end_at(&self, address: &Address) {
+        let mut tried = self.tried();
+        tried.in_vain.retain(|of| of != address);
+        tried.came_through = Some(address.clone());
+    }
+
+    fn tried(&self) -> MutexGuard<'_, Tried> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what the dial has found out.
+    pub(super) fn add_to(self, shunned: &mut Vec<Address>) {
+        let tried = self.tried.into_inner().unwrap_or_else(PoisonError::into_inner);
+        shunned.retain(|address| tried.came_through.as_ref() != Some(address));
+        for address in tried.in_vain {
+            if !shunned.contains(&address) {
+                shunned.push(address);
+            }
+        }
+        if shunned.len() > MOST_SHUNNED {
+            shunned.clear();
+        }
+    }
+}
 
 /// Puts the addresses into the order of their attempts: those for which `is_v6` answers as it does for
 /// the first, and the others, in turn.
@@ -43,6 +121,7 @@ pub(super) fn interleave<A>(
 pub(super) async fn race<A, T, F>(
     addresses: VecDeque<A>,
     clock: &Clock,
+    delay: Duration,
     attempt: impl Fn(A) -> F,
 ) -> Result<T, BoxError>
 where
@@ -66,7 +145,7 @@ where
             match race.left.pop_front() {
                 Some(address) => {
                     race.under_way.push(Box::pin(attempt(address)));
-                    next.set(Some(clock.sleep_until(after(clock.now(), ATTEMPT_DELAY))));
+                    next.set(Some(clock.sleep_until(after(clock.now(), delay))));
                 }
                 None if race.under_way.is_empty() => {
                     let error = race.last.take();
@@ -110,9 +189,52 @@ impl<A, T, F: Future<Output = Result<T, BoxError>>> Race<A, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
+
+    /// R2: the last of several has its time within the connect timeout, and RFC 8305's minimum holds.
+    #[test]
+    fn r2_more_addresses_have_less_time_alone() {
+        for (addresses, timeout, expected) in [
+            (0, 1_000, 250),
+            (1, 1_000, 250),
+            (2, 1_000, 250),
+            (3, 1_000, 250),
+            (5, 1_000, 125),
+            (6, 1_000, 100),
+            (50, 1_000, 100),
+            (5, 20_000, 250),
+            (2, 300, 150),
+            (2, 50, 100),
+        ] {
+            let delay = delay(addresses, Duration::from_millis(timeout)).as_millis();
+            assert_eq!(delay, expected, "{addresses} in {timeout} ms");
+        }
+    }
+
+    /// R2: what was tried in vain comes last, what came through is forgiven, and of none but such the order
+    /// is their own.
+    #[test]
+    fn r2_what_was_tried_in_vain_comes_last() {
+        let address = |port| Address::from(([10, 0, 0, 1], port));
+        let mut shunned = Vec::new();
+        for (in_vain, through, order) in [
+            (vec![1, 2], Some(3), [3, 1, 2]),
+            (vec![], Some(3), [3, 1, 2]),
+            (vec![3], Some(1), [1, 2, 3]),
+            (vec![1], None, [1, 2, 3]),
+            (vec![2], Some(1), [1, 2, 3]),
+        ] {
+            let trail = Trail::new(shunned.clone());
+            in_vain.iter().for_each(|&port| trail.begin(&address(port)));
+            if let Some(port) = through {
+                trail.begin(&address(port));
+                trail.end_at(&address(port));
+            }
+            trail.add_to(&mut shunned);
+            let next = Trail::new(shunned.clone()).order((1..=3).map(address), |_| false);
+            assert_eq!(next, order.map(address), "{in_vain:?} {through:?}");
+        }
+    }
 
     #[test]
     fn families_take_turns_and_the_first_goes_first() {
@@ -136,7 +258,7 @@ mod tests {
         let clock = Clock::default();
         let (start, began) = (clock.now(), Mutex::new(Vec::new()));
         let millis = || clock.now().saturating_duration_since(start).as_millis();
-        let raced = race((0..fates.len()).collect(), &clock, |index| {
+        let raced = race((0..fates.len()).collect(), &clock, ATTEMPT_DELAY, |index| {
             began.lock().unwrap().push(millis());
             let (takes, comes_through) = fates[index];
             let clock = clock.clone();

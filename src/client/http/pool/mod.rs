@@ -31,6 +31,7 @@ use tokio::{
 use super::{
     Settings, dial,
     error::ConnectError,
+    eyeballs::Trail,
     h1::Lane,
     h2::{Slot, Trunk},
     head::Name,
@@ -39,7 +40,7 @@ use super::{
     waiter::Waiter,
 };
 use crate::{
-    endpoint::Endpoint,
+    endpoint::{Address, Endpoint},
     node::{Clock, Dial, Link},
 };
 
@@ -88,6 +89,8 @@ struct State {
     /// Closed on purpose: what ends now is no news. Until the next dial.
     closed: bool,
     last_id: u64,
+    /// Addresses that dials have tried in vain.
+    shunned: Vec<Address>,
     /// Of all connections that have not ended and have not become somebody's own.
     monitors: Vec<(u64, Weak<Monitor>)>,
 }
@@ -207,8 +210,14 @@ impl Pool {
             self.link.connecting();
         }
         state.last_id += 1;
-        runtime.spawn(dial::run(self, state.last_id, self.cancel.subscribe()));
+        let shunned = state.shunned.clone();
+        runtime.spawn(dial::run(self, state.last_id, shunned, self.cancel.subscribe()));
         true
+    }
+
+    /// Later dials try last what this one has tried in vain.
+    pub(super) fn shun(&self, trail: Trail) {
+        trail.add_to(&mut self.state().shunned);
     }
 
     /// A dial came through, to an HTTP/1.1 connection.
