@@ -375,7 +375,11 @@ impl DiscoverError {
 
 impl SharedError {
     pub(crate) fn new(error: impl Into<BoxError>) -> Self {
-        Self(Arc::from(error.into()))
+        match error.into().downcast::<Self>() {
+            // Within another its type would be hidden.
+            Ok(shared) => *shared,
+            Err(error) => Self(Arc::from(error)),
+        }
     }
 }
 

@@ -56,6 +56,13 @@ fn caused<E: StdError + 'static>(error: &Error) -> Option<&E> {
         .find_map(|error| error.downcast_ref())
 }
 
+/// The text of an error and of all its causes.
+fn whole(error: &(dyn StdError + 'static)) -> String {
+    let causes =
+        std::iter::successors(Some(error), |error: &&(dyn StdError + 'static)| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// R20: Host or `:authority`, SNI and the certificate are of the logical name, over either protocol.
 #[tokio::test]
 async fn r20_the_name_is_the_logical_one_though_an_address_is_dialled() {
@@ -184,9 +191,20 @@ async fn a_client_shows_its_certificate() {
         let balance = over([Endpoint::new(server.address)], tls().client_certificate(chain, key));
         assert_eq!(get(&balance, "/").await.unwrap()["client_certificates"], 1);
 
-        // Without one nothing is served; in TLS 1.3 the client learns it only after its handshake.
-        let balance = over([Endpoint::new(server.address)], tls());
-        get(&balance, "/").await.unwrap_err();
+        // Without one nothing is served; in TLS 1.3 the client learns it only after its handshake, and
+        // with it whoever asks why: the call and the status.
+        let required = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let endpoint = Endpoint::new(server.address).with_protocol(protocol);
+            let balance = over([endpoint], tls());
+            for _ in 0..3 {
+                let error = get(&balance, "/").await.unwrap_err();
+                let said = whole(&error);
+                assert!(said.contains(&required.to_string()), "{protocol:?}: {said}");
+            }
+            let failure = balance.status().endpoints[0].last_failure.clone().unwrap();
+            assert!(failure.contains(&required.to_string()), "{protocol:?}: {failure}");
+        }
         assert_eq!(server.requests(), 1);
     })
     .await;

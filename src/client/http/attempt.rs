@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::{
     body::HttpBody,
     error::{ConnectError, ProtocolError},
-    h1::Lane,
+    h1::{Broke, Lane},
     h2,
     head::{Name, check_scheme, needs_http2},
     pool::{Checkout, Grant, Granted, Pool},
@@ -163,7 +163,7 @@ async fn http1(
     }
     job.body = lent.reclaim();
     let returned = error.take_message().is_some();
-    let error = error.into_error();
+    let error = Broke::explain(error.into_error(), &monitor);
     if returned {
         // A new connection that dies before its first request, or one too many that did.
         return Err(match used && tries <= TRIES {
@@ -176,7 +176,7 @@ async fn http1(
     let quiet = !monitor.has_heard() && !monitor.is_cut();
     Err(match quiet {
         true => job.outlive(used, error),
-        false => Next::Fail(Failed::Ambiguous(error.into())),
+        false => Next::Fail(Failed::Ambiguous(error)),
     })
 }
 

@@ -7,10 +7,12 @@
 //! spawned for a request.
 
 use std::{
+    error::Error as StdError,
     future::Future,
+    io,
     pin::{Pin, pin},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
     time::Instant,
@@ -33,7 +35,10 @@ use super::{
     pool::Pool,
     request_body::Lent,
 };
-use crate::node::{Clock, Sleep};
+use crate::{
+    error::BoxError,
+    node::{Clock, Sleep},
+};
 
 /// The right to send the next request on a connection.
 pub(super) struct Lane {
@@ -56,7 +61,14 @@ struct Exchange {
     use_of: AtomicU8,
     monitor: Arc<Monitor>,
     is_open: Option<IsOpen>,
+    /// What hyper said of its end: to the request or to the connection's task, whichever it told.
+    said: OnceLock<String>,
 }
+
+/// A connection broke, though not while it was being made.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke")]
+pub(super) struct Broke(#[source] BoxError);
 
 /// Between exchanges, or a response is on its way whose head came, or the caller gave up.
 const QUIET: u8 = 0;
@@ -75,7 +87,7 @@ const ASKED: u8 = 1;
 const ANSWERED: u8 = 2;
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum End {
     /// It has brought a response.
     Served,
@@ -83,7 +95,7 @@ pub(super) enum End {
     Clean,
     /// The peer closed it, and no request was ever sent on it.
     Unused,
-    Broken,
+    Broken(Broke),
 }
 
 /// A request that awaits its response head. Dropped, the caller gave up, and so hyper closes.
@@ -110,7 +122,7 @@ pub(super) async fn handshake(
 ) -> hyper::Result<(Lane, Driver)> {
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(wire)).await?;
     let (phase, use_of) = (AtomicU8::new(QUIET), AtomicU8::new(UNUSED));
-    let exchange = Arc::new(Exchange { phase, use_of, monitor, is_open });
+    let exchange = Arc::new(Exchange { phase, use_of, monitor, is_open, said: OnceLock::new() });
     let (home, returns) = mpsc::channel(1);
     let connection = Box::pin(connection.with_upgrades());
     let driver = Driver { connection, exchange: Arc::clone(&exchange), returns, id };
@@ -185,9 +197,27 @@ impl Lane {
                 // A body of the caller's own that breaks off ends the connection, through no fault
                 // of the peer's.
                 let innocent = error.message().is_some() || error.error().is_user();
+                if !innocent {
+                    exchange.say(error.error());
+                }
                 awaiting.end(if innocent { QUIET } else { FAILED });
                 Err(error)
             }
+        }
+    }
+}
+
+// === impl Broke ===
+
+impl Broke {
+    /// What to tell the request that got `error`: more, where the stream knows more.
+    pub(super) fn explain(error: hyper::Error, monitor: &Monitor) -> BoxError {
+        let is_io = |error: &(dyn StdError + 'static)| error.is::<io::Error>();
+        match monitor.cause() {
+            Some(cause) if !is_io(&*cause) || !error.source().is_some_and(is_io) => {
+                Self(cause).into()
+            }
+            _ => error.into(),
         }
     }
 }
@@ -214,9 +244,15 @@ impl Drop for Awaiting<'_> {
 // === impl Exchange ===
 
 impl Exchange {
+    fn say(&self, error: &hyper::Error) {
+        let _ = self.said.set(error.to_string());
+    }
+
     fn end(&self) -> End {
         if self.monitor.is_broken() || self.phase.load(Ordering::Acquire) != QUIET {
-            return End::Broken;
+            // What the stream knows is why hyper says what it says.
+            let said = || self.said.get().map_or("for no known reason", |said| said).into();
+            return End::Broken(Broke(self.monitor.cause().unwrap_or_else(said)));
         }
         match self.use_of.load(Ordering::Acquire) {
             ANSWERED => End::Served,
@@ -241,7 +277,12 @@ impl Driver {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut self.connection => break,
+                ended = &mut self.connection => {
+                    if let Err(error) = ended {
+                        exchange.say(&error);
+                    }
+                    break;
+                }
                 () = &mut cut => break,
                 Some(lane) = self.returns.recv(), if returned.is_none() => returned = Some(lane),
                 lane = ready(&mut returned), if returned.is_some() => {

@@ -25,7 +25,10 @@ use super::{
     connect::Stream,
     frames::{Frames, GoAway, Seen, Sent},
 };
-use crate::node::{Clock, after};
+use crate::{
+    error::BoxError,
+    node::{Clock, after},
+};
 
 /// The stream that hyper gets.
 pub(super) struct Wire {
@@ -55,6 +58,8 @@ pub(super) struct Monitor {
     /// The last HTTP/2 stream that was begun to be sent.
     sent: AtomicU32,
     ends: OnceLock<Weak<dyn StreamEnds>>,
+    /// Why reading or writing first failed.
+    cause: OnceLock<io::Error>,
 }
 
 /// Hears of the streams that an HTTP/2 peer has ended, from the task of the connection.
@@ -90,6 +95,7 @@ impl Monitor {
             goaway: AtomicU64::new(0),
             sent: AtomicU32::new(0),
             ends: OnceLock::new(),
+            cause: OnceLock::new(),
         }
     }
 
@@ -129,6 +135,17 @@ impl Monitor {
 
     pub(super) fn note_closed(&self) {
         self.note(CLOSED);
+    }
+
+    /// Why reading or writing first failed: the protocol's library tells it to one, if to anybody, of those
+    /// who want to know.
+    pub(super) fn cause(&self) -> Option<BoxError> {
+        self.cause.get().map(copy_of)
+    }
+
+    fn break_off(&self, error: &io::Error) {
+        let _ = self.cause.set(io::Error::new(error.kind(), copy_of(error)));
+        self.note(BROKEN);
     }
 
     /// Whether an HTTP/2 peer has said that it will take no more requests.
@@ -278,7 +295,7 @@ impl Wire {
                     cx.waker().wake_by_ref();
                 }
             }
-            Poll::Ready(Err(_)) => self.monitor.note(BROKEN),
+            Poll::Ready(Err(error)) => self.monitor.break_off(error),
             Poll::Ready(Ok(_)) => {}
         }
         polled
@@ -297,6 +314,26 @@ impl Wire {
         if let Some(sent) = &mut self.sent {
             self.monitor.sent.store(sent.pass(bytes), Ordering::Release);
         }
+    }
+}
+
+/// The same error once more, as far as there can be two of it.
+fn copy_of(error: &io::Error) -> BoxError {
+    if let Some(code) = error.raw_os_error() {
+        return io::Error::from_raw_os_error(code).into();
+    }
+    let inside = error.get_ref();
+    // What was copied before is inside.
+    if let Some(io) = inside.and_then(|inside| inside.downcast_ref::<io::Error>()) {
+        return copy_of(io);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()) {
+        return tls.clone().into();
+    }
+    match inside {
+        Some(inside) => io::Error::new(error.kind(), inside.to_string()).into(),
+        None => io::Error::from(error.kind()).into(),
     }
 }
 

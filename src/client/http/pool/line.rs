@@ -108,7 +108,7 @@ impl Pool {
         state.forget(id);
         let index = state.idle.iter().position(|lane| lane.id == id);
         let lane = index.and_then(|index| state.idle.remove(index));
-        state.served |= end == End::Served;
+        state.served |= matches!(end, End::Served);
         // Of an endpoint that takes no new connection, the end of the last old one is no news.
         if state.open == 0 && !state.closed && !state.shut {
             match (end, state.dialing) {
@@ -121,12 +121,12 @@ impl Pool {
                     state.resting = true;
                     self.link.resting();
                 }
-                (End::Broken, 0) => {
+                (End::Broken(cause), 0) => {
                     state.served = false;
-                    self.link.lost("the last connection broke");
+                    self.link.lost(cause);
                 }
                 (End::Served | End::Clean | End::Unused, _) => {}
-                (End::Broken, _) => self.link.connecting(),
+                (End::Broken(_), _) => self.link.connecting(),
             }
         }
         drop(state);
