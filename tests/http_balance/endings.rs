@@ -99,7 +99,7 @@ async fn r14_a_tunnel_outlives_the_removal_of_its_endpoint() {
             within(tunnel.read_exact(&mut bytes)).await.unwrap();
             assert_eq!(bytes, there);
             // The second time without a balancer.
-            balance = None;
+            drop(balance.take());
         }
     }
 }
