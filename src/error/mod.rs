@@ -108,6 +108,18 @@ pub(crate) struct BodyError(#[source] pub(crate) BoxError);
 #[derive(Clone)]
 pub(crate) struct SharedError(Arc<dyn StdError + Send + Sync>);
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 // === impl Error ===
 
 impl Error {

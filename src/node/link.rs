@@ -20,7 +20,7 @@ use std::{
 use super::{Node, epoch::nanos};
 use crate::{
     endpoint::Endpoint,
-    error::{BoxError, SharedError},
+    error::{BoxError, SharedError, chain},
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -285,9 +285,9 @@ impl Node {
         *self.link.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.clone());
         self.link.shift(|kind| kind == FAILED, |_| failed | until(backoff));
         if before & FAILING == 0 {
-            tracing::warn!(endpoint = %self, error = %cause, retry_in = ?backoff, "connection failed");
+            tracing::warn!(endpoint = %self, error = %chain(&cause), retry_in = ?backoff, "connection failed");
         } else {
-            tracing::debug!(endpoint = %self, error = %cause, retry_in = ?backoff, "connection failed again");
+            tracing::debug!(endpoint = %self, error = %chain(&cause), retry_in = ?backoff, "connection failed again");
         }
         self.attend();
         self.fleet.signal.raise();
@@ -476,7 +476,7 @@ impl Link {
     }
 
     fn dial_anew(&self, cause: &SharedError) {
-        tracing::debug!(endpoint = %self.0, error = %cause, "connection lost");
+        tracing::debug!(endpoint = %self.0, error = %chain(cause), "connection lost");
         self.0.link.advance(IDLE);
         self.0.forget_failures();
         self.0.want();

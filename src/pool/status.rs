@@ -9,7 +9,7 @@ use std::{
 use crate::{
     discovery::Reason,
     endpoint::Endpoint,
-    error::DiscoverError,
+    error::{DiscoverError, chain},
     node::{LatencyModel, LinkState, Node},
 };
 
@@ -167,18 +167,6 @@ impl EndpointStatus {
         }
         self
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 fn counted(count: usize, what: &str) -> String {

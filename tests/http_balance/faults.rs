@@ -221,6 +221,91 @@ async fn t14_connections_closed_under_load_cost_no_idempotent_request() {
     assert_eq!(answered.len(), 2, "{answered:?}");
 }
 
+/// T14: a POST that a keep-alive close caught is ambiguous by nature, says so, and is sent once.
+#[tokio::test]
+async fn t14_a_post_that_a_closing_connection_caught_is_ambiguous() {
+    let (endpoint, _server) = closes_after(3).await;
+    let (balance, _registry) = over(std::slice::from_ref(&endpoint), RoundRobin::new());
+    let mut caught = 0;
+    for number in 0..12 {
+        let request = Request::post("/").body(Empty::<Bytes>::new()).unwrap();
+        match within(balance.clone().oneshot(request)).await {
+            Ok(response) => drop(within(response.into_body().collect()).await.unwrap()),
+            Err(error) => {
+                assert!(error.is_ambiguous(), "{number}: {error:?}");
+                assert_eq!(error.endpoint(), Some(&endpoint), "R25");
+                caught += 1;
+            }
+        }
+    }
+    // One after the other, each fourth of a connection. Sent again, it would be the first of the next.
+    assert_eq!(caught, 3);
+}
+
+/// R2: a frozen HTTP/1.1 peer, which no PING finds, is seen by the age of what it does not answer, and by
+/// what its callers give up: it gets hardly a request.
+#[tokio::test]
+async fn r2_a_frozen_http1_peer_gets_hardly_a_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let frozen = Endpoint::new(listener.local_addr().unwrap());
+    let (seen, mut requests) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            connections.spawn(async move {
+                while read_request(&mut stream).await {
+                    seen.send(()).unwrap();
+                }
+            });
+        }
+    });
+    let good = Server::start().await;
+    // Whatever the first pick: the default policy, for many seeds.
+    let (mut asked, mut answered) = (0, 0);
+    for seed in 0..20 {
+        let registry = Registry::new();
+        let _held =
+            [frozen.clone(), good.endpoint()].map(|endpoint| registry.register(endpoint).unwrap());
+        let balance = Balance::builder(registry).seed(seed).http().unwrap();
+        within(async {
+            while balance.status().endpoints.iter().any(|one| one.link != LinkState::Up) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let mut hanging = Vec::new();
+        for number in 0..50 {
+            // Either it is answered, or the frozen peer has it and never will.
+            let mut call = tokio::spawn(get(balance.clone()));
+            let answer = within(async {
+                tokio::select! {
+                    answer = &mut call => Some(answer.unwrap()),
+                    Some(()) = requests.recv() => None,
+                }
+            });
+            match answer.await {
+                Some(answer) => {
+                    assert_eq!(answer.unwrap(), good.address);
+                    answered += 1;
+                }
+                None => {
+                    asked += 1;
+                    hanging.push(call);
+                }
+            }
+            if number == 25 {
+                // Their callers give up.
+                hanging.drain(..).for_each(|call| call.abort());
+            }
+        }
+    }
+    // Without a look at what hangs it would be half of them, 500. One a seed is the pick of whom nothing
+    // is known, and another may be that after the callers gave up; the bound is 5 % in all.
+    assert!(asked <= 50, "{asked} asked of the frozen one, {answered} answered by the other");
+}
+
 /// R2: what a frozen HTTP/2 peer has is ambiguous and ends; what comes later goes elsewhere.
 #[tokio::test]
 async fn r2_a_frozen_http2_peer_is_out() {

@@ -14,7 +14,9 @@ pub(crate) use std::{
 pub(crate) use bytes::Bytes;
 pub(crate) use evenkeel::{
     Address, BoxError, Endpoint, Protocol, Unsent,
-    client::{Connect, ConnectError, Connected, Http, HttpBody, HttpService, SchemeError},
+    client::{
+        Connect, ConnectError, Connected, Http, HttpBody, HttpService, ProtocolError, SchemeError,
+    },
     node::{Clock, Link, LinkState},
     pool::MakeEndpoint,
 };

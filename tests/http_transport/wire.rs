@@ -163,6 +163,97 @@ async fn t5_connect_over_http2_is_two_bodies() {
     .await;
 }
 
+/// A WebSocket over HTTP/2 (RFC 8441), of a server that allows it; of one that does not it is refused, as
+/// it is over HTTP/1.1, which would take it for a tunnel to the authority.
+#[tokio::test]
+async fn extended_connect_is_two_bodies_where_the_peer_allows_it() {
+    guarded(async {
+        let request = |body| {
+            let request = Request::connect("http://users.shop/chat?room=1");
+            let websocket = hyper::ext::Protocol::from_static("websocket");
+            request.extension(websocket).body(StreamBody::new(body)).unwrap()
+        };
+        for allowed in [true, false] {
+            let (listener, address) = listen().await;
+            let server = tokio::spawn(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut builder = h2::server::Builder::new();
+                if allowed {
+                    builder.enable_connect_protocol();
+                }
+                let mut connection = builder.handshake(stream).await.unwrap();
+                let (request, mut respond) = connection.accept().await?.unwrap();
+                let protocol = request.extensions().get::<h2::ext::Protocol>().unwrap().as_str();
+                let asked = format!("{} {} {protocol}", request.method(), request.uri());
+                let echo = async move {
+                    let mut from = request.into_body();
+                    let mut to = respond.send_response(Response::new(()), false).unwrap();
+                    while let Some(data) = from.data().await {
+                        to.send_data(data.unwrap(), false).unwrap();
+                    }
+                    to.send_data(Bytes::new(), true).unwrap();
+                };
+                tokio::join!(echo, async { while connection.accept().await.is_some() {} });
+                Some(asked)
+            });
+            let (mut service, _) = make(&http2(), &endpoint(address));
+            let (feed, fed) = futures::channel::mpsc::unbounded::<Result<_, BoxError>>();
+            let answer = service.call(request(fed)).await;
+            if allowed {
+                let mut body = answer.unwrap_or_else(|_| panic!("unsent")).into_body();
+                feed.unbounded_send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hi");
+                drop(feed);
+                assert!(body.collect().await.unwrap().to_bytes().is_empty());
+            } else {
+                let unsent = answer.map(drop).unwrap_err();
+                let error = unsent.cause().downcast_ref::<ProtocolError>().unwrap();
+                assert_eq!(*error, ProtocolError::ExtendedConnectNotAllowed);
+                assert!(unsent.is_unprocessed() && unsent.request().is_some());
+            }
+            drop(service);
+            let asked = server.await.unwrap();
+            let expected = "CONNECT http://users.shop/chat?room=1 websocket";
+            assert_eq!(asked.as_deref(), allowed.then_some(expected));
+        }
+        let (listener, address) = listen().await;
+        let (mut service, link) = make(&Http::default(), &endpoint(address));
+        let (_feed, fed) = futures::channel::mpsc::unbounded::<Result<_, BoxError>>();
+        let unsent = service.call(request(fed)).await.map(drop).unwrap_err();
+        let error = unsent.cause().downcast_ref::<ProtocolError>().unwrap();
+        assert_eq!(*error, ProtocolError::ExtendedConnectOverHttp1);
+        // The connection is there for the next.
+        assert_eq!(link.state(), LinkState::Up);
+        let next = call(&service, get("/next"));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(read_head(&mut stream).await.unwrap().starts_with("GET /next "));
+        next.abort();
+    })
+    .await;
+}
+
+/// An upgrade that HTTP/2 cannot carry is said to be so, and not left out; the offer of HTTP/2 is.
+#[tokio::test]
+async fn an_upgrade_over_http2_is_a_typed_error() {
+    guarded(async {
+        let server = serve(true, |request| async move {
+            Response::new(format!("{:?}", request.headers()).into())
+        })
+        .await;
+        let (mut service, _) = make(&http2(), &endpoint(server.address));
+        let upgrade = |to: &str| {
+            let request = Request::get("/").header("connection", "keep-alive, Upgrade");
+            request.header("upgrade", to).body(String::new()).unwrap()
+        };
+        let unsent = service.call(upgrade("websocket")).await.unwrap_err();
+        assert!(unsent.request().is_some());
+        let error = unsent.cause().downcast_ref::<ProtocolError>().unwrap();
+        assert_eq!(*error, ProtocolError::UpgradeOverHttp2);
+        assert_eq!(text(service.call(upgrade("h2c")).await.unwrap()).await, "{}");
+    })
+    .await;
+}
+
 /// R14: over HTTP/2, too, a response goes on to its end when the last handle is gone.
 #[tokio::test]
 async fn r14_an_http2_response_outlives_its_service() {

@@ -10,7 +10,7 @@ use super::{
     error::{ConnectError, ProtocolError},
     h1::{Broke, Lane},
     h2,
-    head::{Name, check_scheme, needs_http2},
+    head::{Name, check_http1, check_http2, check_scheme, needs_http2},
     pool::{Checkout, Grant, Granted, Pool},
     request_body::{Lent, RequestBody},
     waiter::Waiter,
@@ -147,6 +147,10 @@ async fn http1(
     pool: &Pool,
     tries: usize,
 ) -> Result<Response<HttpBody>, Next> {
+    if let Err(error) = check_http1(&job.head) {
+        pool.park(lane);
+        return Err(job.hand_back(Why::Unsent, error));
+    }
     let (used, monitor) = (lane.used, lane.monitor());
     let mut head = job.head.clone();
     name.dress_http1(&mut head);
@@ -191,6 +195,9 @@ async fn http2(
     let Some(runtime) = pool.link.runtime().or_else(|| Handle::try_current().ok()) else {
         return Err(job.hand_back(Why::Unsent, "a tokio runtime is needed to send"));
     };
+    if let Err(error) = check_http2(&job.head, || slot.allows_extended_connect()) {
+        return Err(job.hand_back(Why::Unsent, error));
+    }
     let record = slot.trunk.record();
     let mut head = job.head.clone();
     name.dress_http2(&mut head);

@@ -36,7 +36,7 @@ pub struct SchemeError {
     spoken: Scheme,
 }
 
-/// HTTP/2 is needed, and it is not what the server speaks.
+/// The version of HTTP that the server, or the connection to it, speaks is not one that will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
@@ -47,6 +47,19 @@ pub enum ProtocolError {
     /// A gRPC call met a connection of HTTP/1.1, which cannot carry it. It was not sent.
     #[error("gRPC needs HTTP/2, and this connection speaks HTTP/1.1")]
     GrpcOverHttp1,
+    /// An `Upgrade` (to a WebSocket, say) met a connection of HTTP/2, which has none (RFC 9113 section 8.6).
+    /// It was not sent; another endpoint may have it. To have it, say by
+    /// [`with_protocol`](crate::Endpoint::with_protocol) that the endpoint speaks HTTP/1.1.
+    #[error("an upgrade needs HTTP/1.1, and this connection speaks HTTP/2")]
+    UpgradeOverHttp2,
+    /// An extended CONNECT (RFC 8441) met a connection of HTTP/1.1, which has none. It was not sent; another
+    /// endpoint may have it.
+    #[error("extended CONNECT needs HTTP/2, and this connection speaks HTTP/1.1")]
+    ExtendedConnectOverHttp1,
+    /// An extended CONNECT met an HTTP/2 peer whose settings do not allow it (RFC 8441 section 3). It was
+    /// not sent; another endpoint may have it.
+    #[error("the server does not allow extended CONNECT")]
+    ExtendedConnectNotAllowed,
 }
 
 // === impl ConnectError ===

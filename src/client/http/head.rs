@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderValue, Method, Uri, Version,
-    header::{CONTENT_TYPE, HOST},
+    header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use hyper::ext::Protocol;
 
-use super::error::SchemeError;
+use super::error::{ProtocolError, SchemeError};
 use crate::endpoint::{Address, Endpoint};
 
 /// The name of an endpoint, for requests that bring none.
@@ -41,6 +42,32 @@ pub(super) fn needs_http2(head: &Parts) -> bool {
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     };
     head.version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+/// Refuses an upgrade that HTTP/2 does not have, and an extended CONNECT that the peer does not allow. An
+/// upgrade to HTTP/2 itself is no more than an offer, which has been taken up.
+pub(super) fn check_http2(
+    head: &Parts,
+    allows_extended_connect: impl FnOnce() -> bool,
+) -> Result<(), ProtocolError> {
+    if head.extensions.get::<Protocol>().is_some() && !allows_extended_connect() {
+        return Err(ProtocolError::ExtendedConnectNotAllowed);
+    }
+    let Some(to) = head.headers.get(UPGRADE) else { return Ok(()) };
+    let options = head.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut options = options.flat_map(|value| value.split(','));
+    if to == "h2c" || !options.any(|option| option.trim().eq_ignore_ascii_case("upgrade")) {
+        return Ok(());
+    }
+    Err(ProtocolError::UpgradeOverHttp2)
+}
+
+/// Refuses what HTTP/1.1 would take for another thing: an extended CONNECT, for a tunnel.
+pub(super) fn check_http1(head: &Parts) -> Result<(), ProtocolError> {
+    match head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_some() {
+        true => Err(ProtocolError::ExtendedConnectOverHttp1),
+        false => Ok(()),
+    }
 }
 
 // === impl Name ===
@@ -89,8 +116,7 @@ impl Name {
     /// `:scheme` and `:authority`, into which a `Host` moves.
     pub(super) fn dress_http2(&self, head: &mut Parts) {
         let mut parts = head.uri.clone().into_parts();
-        let tunnel = head.method == Method::CONNECT
-            && head.extensions.get::<hyper::ext::Protocol>().is_none();
+        let tunnel = head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none();
         if tunnel && parts.authority.is_some() {
             // The authority is where the tunnel leads; RFC 9113 section 8.5 wants it alone.
             parts.scheme = None;

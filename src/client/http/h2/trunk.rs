@@ -246,6 +246,11 @@ impl Slot {
         self.trunk.state.streams().insert(stream, Arc::downgrade(&self.claim));
     }
 
+    /// Whether the peer's settings allow extended CONNECT (RFC 8441 section 3).
+    pub(in super::super) fn allows_extended_connect(&self) -> bool {
+        self.trunk.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// All of the request is sent.
     pub(super) fn sent(&self) {
         self.claim.end(SENT);

@@ -101,6 +101,37 @@ async fn r14_close_ends_http2_and_dials_and_leaves_no_task() {
     peer.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
+/// R14: a peer that reads nothing any more cannot keep a connection that is being closed.
+#[tokio::test(start_paused = true)]
+async fn r14_a_close_that_takes_too_long_is_a_cut() {
+    let (accept, mut accepted) = mpsc::unbounded_channel();
+    let http = Http::default().http2_prior_knowledge().connector(move |_: &crate::Address| {
+        // Less than a GOAWAY takes.
+        let (ours, theirs) = tokio::io::duplex(16);
+        let _ = accept.send(theirs);
+        async move { Ok::<_, BoxError>(Connected::new(TokioIo::new(ours))) }
+    });
+    let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+    let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
+    pool.dial();
+    let mut peer = accepted.recv().await.unwrap();
+    peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut bytes = [0; 64];
+    tokio::select! {
+        () = become_up(&pool) => {}
+        () = async { while peer.read(&mut bytes).await.unwrap() > 0 {} } => panic!("it closed"),
+    }
+    // From here on the peer reads nothing.
+    pool.close();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    sleep(std::time::Duration::from_millis(995)).await;
+    assert!(tasks() > 0, "it is not cut before");
+    sleep(std::time::Duration::from_millis(10)).await;
+    assert_eq!(tasks(), 0);
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(peer.write_all(b"more").await.is_err(), "nobody holds the stream");
+}
+
 async fn sleep(duration: std::time::Duration) {
     Clock::default().sleep(duration).await;
 }
