@@ -3,7 +3,13 @@
 //! A loop of our own over kube's `Api`, since kube's watcher tells neither bookmarks nor a watch
 //! that ends at once from one that is merely quiet: see `docs/decisions` on the watch.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use futures_core::Stream;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
