@@ -105,6 +105,7 @@ tokio::task_local! {
 // === impl Sent ===
 
 impl<S> Sent<S> {
+    #[cfg(feature = "tonic")]
     pub(super) fn new(inner: S) -> Self {
         Self { inner, redirects: false }
     }
