@@ -1,16 +1,28 @@
-//! Against a foreign gRPC server: grpcio's, with its health service. It runs with the Python that
-//! `EVENKEEL_GRPCIO_PYTHON` names, which needs grpcio and grpcio-health-checking; `.ci/run` makes one.
+//! Against a foreign gRPC server, grpcio's with its health service, and for a foreign client. They run with
+//! the Python that `EVENKEEL_GRPCIO_PYTHON` names, which needs grpcio and grpcio-health-checking; `.ci/run`
+//! makes one.
 
 #![cfg(feature = "tonic")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod forwarding;
+mod relay;
+#[allow(unreachable_pub, dead_code, reason = "as it is generated")]
+#[path = "../../examples/tonic/shop.rs"]
+mod shop;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../tonic/server.rs"]
+mod shop_server;
 #[path = "../support/skip.rs"]
 mod skip;
 
 use std::{
     error::Error as StdError,
+    ffi::OsString,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,20 +31,26 @@ use futures::StreamExt;
 use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use self::relay::Relay;
+
 /// The server's process; it ends when this is dropped.
 struct Grpcio {
     child: Child,
     port: u16,
 }
 
+/// Where there is no such Python, the test is skipped, and says so.
+fn python() -> Option<OsString> {
+    let python = std::env::var_os("EVENKEEL_GRPCIO_PYTHON");
+    if python.is_none() {
+        skip::skipped("EVENKEEL_GRPCIO_PYTHON names no Python with grpcio");
+    }
+    python
+}
+
 impl Grpcio {
-    /// Where there is no such Python, the test is skipped, and says so.
     fn start(arguments: &[&str]) -> Option<Self> {
-        let Some(python) = std::env::var_os("EVENKEEL_GRPCIO_PYTHON") else {
-            skip::skipped("EVENKEEL_GRPCIO_PYTHON names no Python with grpcio");
-            return None;
-        };
-        let mut child = Command::new(python)
+        let mut child = Command::new(python()?)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grpcio/server.py"))
             .args(arguments)
             .stdin(Stdio::piped())
@@ -45,12 +63,16 @@ impl Grpcio {
         Some(Self { child, port })
     }
 
-    /// This server, and a port where nobody listens.
-    fn client(&self) -> (HealthClient<TonicChannel>, TonicChannel) {
-        let target = format!("static://127.0.0.1:{},127.0.0.1:1", self.port);
-        let channel = Balance::to(&target).unwrap().policy(RoundRobin::new()).tonic().unwrap();
-        (HealthClient::new(channel.clone()), channel)
+    fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
+}
+
+/// A client of this server and of a port where nobody listens.
+fn client(server: SocketAddr) -> (HealthClient<TonicChannel>, TonicChannel) {
+    let target = format!("static://{server},127.0.0.1:1");
+    let channel = Balance::to(&target).unwrap().policy(RoundRobin::new()).tonic().unwrap();
+    (HealthClient::new(channel.clone()), channel)
 }
 
 impl Drop for Grpcio {
@@ -73,7 +95,7 @@ async fn guard<F: Future>(future: F) -> F::Output {
 async fn r24_a_foreign_server_answers_and_refuses() {
     let Some(server) = Grpcio::start(&[]) else { return };
     guard(async {
-        let (mut health, channel) = server.client();
+        let (mut health, channel) = client(server.address());
         for (service, status) in [("up", 1), ("down", 2), ("", 1)] {
             if !service.is_empty() {
                 assert_eq!(health.check(of(service)).await.unwrap().into_inner().status, status);
@@ -112,14 +134,14 @@ async fn r24_a_foreign_server_answers_and_refuses() {
 async fn r21_a_foreign_server_ends_connections_by_age() {
     let Some(server) = Grpcio::start(&["150"]) else { return };
     guard(async {
-        let (health, _) = server.client();
+        let relay = Arc::new(Relay::to(server.address()).await);
+        let (health, _) = client(relay.address);
         let workers = (0..8).map(|_| {
-            let mut health = health.clone();
+            let (mut health, relay) = (health.clone(), Arc::clone(&relay));
             tokio::spawn(async move {
-                for _ in 0..300 {
+                // Until the server has ended four connections.
+                while relay.accepted() < 5 {
                     health.check(of("up")).await.unwrap();
-                    // The calls are to last for some ages, and not to be many more.
-                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })
         });

@@ -12,7 +12,7 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataMap,
@@ -20,7 +20,7 @@ use tonic::{
 };
 use tower::Service;
 
-use super::shop::{
+use crate::shop::{
     Item, ListRequest, Total,
     cart_server::{Cart, CartServer},
 };
@@ -31,6 +31,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) calls: AtomicUsize,
+    pub(crate) ended: AtomicUsize,
     pub(crate) last: Mutex<Option<(MetadataMap, http::Uri)>>,
 }
 
@@ -58,36 +59,14 @@ impl Shop {
         Self { address, seen, task }
     }
 
-    /// Every connection is told GOAWAY at this age; what runs on it may end. (tonic's own
-    /// `max_connection_age` panics while requests run, as of 0.14.5.)
-    pub(crate) async fn start_aging(age: Duration) -> Self {
+    /// Every connection is told GOAWAY once it has had so many calls; what runs on it may end. (tonic's
+    /// own `max_connection_age` goes by a clock, and panics while requests run, as of 0.14.5.)
+    pub(crate) async fn start_ending(after: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let cart = CartServer::new(Answering { address, seen: Arc::clone(&seen) });
-        let task = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let cart = cart.clone();
-                let service = hyper::service::service_fn(move |request| {
-                    let request: http::Request<hyper::body::Incoming> = request;
-                    cart.clone().call(request.map(tonic::body::Body::new))
-                });
-                connections.spawn(async move {
-                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    let mut connection = std::pin::pin!(connection);
-                    tokio::select! {
-                        _ = connection.as_mut() => {}
-                        () = tokio::time::sleep(age) => {
-                            connection.as_mut().graceful_shutdown();
-                            let _ = connection.await;
-                        }
-                    }
-                });
-            }
-        });
+        let task = tokio::spawn(serve(listener, cart, after, Arc::clone(&seen)));
         Self { address, seen, task }
     }
 
@@ -95,9 +74,50 @@ impl Shop {
         self.seen.calls.load(Ordering::SeqCst)
     }
 
+    /// How many connections were told to end.
+    pub(crate) fn ended(&self) -> usize {
+        self.seen.ended.load(Ordering::SeqCst)
+    }
+
     /// The metadata and URI of the last call.
     pub(crate) fn last(&self) -> (MetadataMap, http::Uri) {
         self.seen.last.lock().unwrap().clone().unwrap()
+    }
+}
+
+/// Serves a cart without what tonic's own server does besides, such as to keep deadlines.
+pub(crate) async fn serve<C: Cart>(
+    listener: TcpListener,
+    cart: CartServer<C>,
+    calls_of_a_connection: usize,
+    seen: Arc<Seen>,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (cart, seen) = (cart.clone(), Arc::clone(&seen));
+        let (calls, enough) = (AtomicUsize::new(0), Arc::new(Notify::new()));
+        let had_enough = Arc::clone(&enough);
+        let service = hyper::service::service_fn(move |request| {
+            let request: http::Request<hyper::body::Incoming> = request;
+            if calls.fetch_add(1, Ordering::SeqCst) + 1 == calls_of_a_connection {
+                had_enough.notify_one();
+            }
+            cart.clone().call(request.map(tonic::body::Body::new))
+        });
+        connections.spawn(async move {
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = enough.notified() => {
+                    seen.ended.fetch_add(1, Ordering::SeqCst);
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        });
     }
 }
 
