@@ -1,28 +1,20 @@
 //! A thousand endpoints in a dozen slices, a hundred changes a second, and traffic.
 
-use std::{
-    convert::Infallible,
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::{mem, time::Instant};
 
-use bytes::Bytes;
-use evenkeel::{Balance, client::HttpService, node::Clock, pool::EndpointState};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use evenkeel::{Balance, node::Clock, pool::EndpointState};
+use http::Request;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet};
-use tower::ServiceExt;
+use tokio::task::JoinSet;
 
-use super::{control_plane::say, skip::skipped, *};
+use super::{
+    control_plane::say,
+    skip::skipped,
+    traffic::{self, Clients, Server},
+    *,
+};
 
 const SLICES: usize = 12;
 const IN_A_SLICE: usize = 84;
@@ -36,28 +28,63 @@ fn changes() -> usize {
     given.unwrap_or(10) * CHANGES_PER_SECOND
 }
 
-/// One slice with its endpoints, as the test wants it.
+/// One slice with its endpoints, as the test wants it, and what stands behind them.
 struct Wanted {
     name: String,
     port: u16,
     /// The last part of the address of the first endpoint.
     first: usize,
-    ready: Vec<bool>,
+    endpoints: Vec<State>,
 }
+
+/// An endpoint in the course of its life, which is a pod's.
+enum State {
+    /// It is listed as ready, though nobody is there.
+    Dead,
+    Ready(Server),
+    /// It is no longer ready, but serves for its time of grace.
+    Terminating(Server),
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// For how many of its slice's changes an endpoint terminates, and how many later there is a new one at
+/// its address: 0.96 s and 1.92 s, if all is in time.
+const GRACE: usize = 8;
+const AWAY: usize = 16;
 
 // === impl Wanted ===
 
 impl Wanted {
-    fn new(name: String, port: u16, first: usize, endpoints: usize) -> Self {
-        Self { name, port, first, ready: vec![true; endpoints] }
+    async fn live(name: String, port: u16, first: usize, endpoints: usize) -> Self {
+        let mut wanted = Self { name, port, first, endpoints: Vec::new() };
+        for at in 0..endpoints {
+            wanted.endpoints.push(State::Ready(wanted.serve(at).await));
+        }
+        wanted
+    }
+
+    fn dead(name: String, port: u16, first: usize, endpoints: usize) -> Self {
+        let endpoints = (0..endpoints).map(|_| State::Dead).collect();
+        Self { name, port, first, endpoints }
     }
 
     fn address(&self, at: usize) -> String {
         format!("10.77.5.{}", self.first + at)
     }
 
+    async fn serve(&self, at: usize) -> Server {
+        Server::start(&format!("{}:{}", self.address(at), self.port)).await
+    }
+
+    fn is_ready(&self, at: usize) -> bool {
+        matches!(self.endpoints[at], State::Dead | State::Ready(_))
+    }
+
     fn conditions(&self, at: usize) -> Value {
-        json!({"ready": self.ready[at], "serving": self.ready[at], "terminating": false})
+        let ready = self.is_ready(at);
+        let terminating = matches!(self.endpoints[at], State::Terminating(_));
+        json!({"ready": ready, "serving": ready || terminating, "terminating": terminating})
     }
 
     fn object(&self) -> EndpointSlice {
@@ -67,25 +94,37 @@ impl Wanted {
             "metadata": {"name": self.name, "labels": {"kubernetes.io/service-name": "cart"}},
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": self.port, "protocol": "TCP"}],
-            "endpoints": (0..self.ready.len()).map(endpoint).collect::<Vec<_>>(),
+            "endpoints": (0..self.endpoints.len()).map(endpoint).collect::<Vec<_>>(),
         }))
     }
 
-    /// Takes one endpoint out and, once a fifth are out, lets one in again: change number `round`.
-    fn change(&mut self, round: usize) -> Value {
-        let count = self.ready.len();
-        let (out, back) = (round % count, (round + count - count / 5) % count);
-        self.ready[out] = false;
-        self.ready[back] = true;
+    /// Change number `round`: one endpoint begins to terminate, one whose grace is over goes, and at the
+    /// address of one that went before there is a new one.
+    async fn change(&mut self, round: usize) -> Value {
+        let count = self.endpoints.len();
+        let at = |ago: usize| (round + count - ago) % count;
+        let (out, gone, back) = (at(0), at(GRACE), at(AWAY));
+        let take = |state: &mut State| mem::replace(state, State::Gone);
+        if let State::Ready(server) = take(&mut self.endpoints[out]) {
+            self.endpoints[out] = State::Terminating(server);
+        }
+        match take(&mut self.endpoints[gone]) {
+            State::Terminating(server) => server.close().await,
+            // At the beginning, when nobody terminates yet.
+            other => self.endpoints[gone] = other,
+        }
+        if matches!(self.endpoints[back], State::Gone) {
+            self.endpoints[back] = State::Ready(self.serve(back).await);
+        }
         let replace = |at: usize| {
             json!({"op": "replace", "path": format!("/endpoints/{at}/conditions"),
                 "value": self.conditions(at)})
         };
-        json!([replace(out), replace(back)])
+        json!([replace(out), replace(gone), replace(back)])
     }
 
     fn set(&self) -> Set {
-        let ready = (0..self.ready.len()).filter(|at| self.ready[*at]);
+        let ready = (0..self.endpoints.len()).filter(|at| self.is_ready(*at));
         ready.map(|at| format!("{}:{}", self.address(at), self.port)).collect()
     }
 }
@@ -113,60 +152,27 @@ async fn churn(
         let number = (round * SLICES + turn) as u32;
         let due = begin + Duration::from_secs(1) * number / CHANGES_PER_SECOND as u32;
         clock.sleep(due.saturating_duration_since(clock.now())).await;
-        let change = wanted.change(round);
+        let change = wanted.change(round).await;
         patch(&client, &wanted.name, &change).await;
     }
     wanted
 }
 
-/// A server at `port` of every address of this machine.
-async fn serve() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            tokio::spawn(async move {
-                let answer = |_: Request<Incoming>| async {
-                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"here"))))
-                };
-                let connection = http1::Builder::new();
-                let _ = connection.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
-            });
-        }
-    });
-    port
-}
-
 /// Memory of this process, in MB.
-fn resident() -> usize {
+fn resident() -> f64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / 1_000_000
+    pages.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0 / 1e6
 }
 
-async fn request(balance: Balance<HttpService>) -> Result<(), evenkeel::BoxError> {
-    let request = Request::get("http://cart/").body(Empty::<Bytes>::new())?;
-    let response = balance.oneshot(request).await?;
-    response.into_body().collect().await?;
-    Ok(())
-}
-
-/// Requests, one after another, until `stop`: how many were answered, and why others were not.
-async fn requests(
-    balance: Balance<HttpService>,
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-) -> Vec<String> {
-    let mut failures = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        match request(balance.clone()).await {
-            Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-            Err(error) => failures.push(error.to_string()),
-        }
-        // Some pace, so that this machine has time for the API server as well.
-        tokio::time::sleep(Duration::from_millis(4)).await;
+/// The least of it within some time.
+async fn least_resident(clock: &Clock, time: Duration) -> f64 {
+    let end = clock.now() + time;
+    let mut least = f64::MAX;
+    while clock.now() < end {
+        least = least.min(resident());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    failures
+    least
 }
 
 /// R8, R10, R1: no request fails that a live endpoint could have served, memory is flat, and the set is
@@ -174,7 +180,7 @@ async fn requests(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     let Some(binaries) = binaries() else { return };
-    if std::net::TcpListener::bind("10.77.5.1:0").is_err() {
+    if !traffic::is_possible() {
         return skipped("run it where `ip route add local 10.77.5.0/24 dev lo` was done");
     }
     let _one = ONE_AT_A_TIME.lock().await;
@@ -184,8 +190,10 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     let (mut live, mut dead) = (Vec::new(), Vec::new());
     for slice in 0..SLICES {
         let name = format!("cart-{slice}");
-        live.push(Wanted::new(format!("{name}-live"), serve().await, DEAD + 1, IN_A_SLICE - DEAD));
-        dead.push(Wanted::new(format!("{name}-dead"), 9 + slice as u16, 1, DEAD));
+        // Below the ports that clients are given.
+        let port = 20_000 + slice as u16;
+        live.push(Wanted::live(format!("{name}-live"), port, DEAD + 1, IN_A_SLICE - DEAD).await);
+        dead.push(Wanted::dead(format!("{name}-dead"), 9 + slice as u16, 1, DEAD));
     }
     for wanted in live.iter().chain(&dead) {
         slices.create(&PostParams::default(), &wanted.object()).await.unwrap();
@@ -196,12 +204,7 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     let balance = Balance::builder(source.clone()).http().unwrap();
     tokio::time::timeout(Duration::from_secs(30), balance.ready()).await.unwrap().unwrap();
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(AtomicUsize::new(0));
-    let mut clients = JoinSet::new();
-    for _ in 0..8 {
-        clients.spawn(requests(balance.clone(), stop.clone(), answered.clone()));
-    }
+    let clients = Clients::start(&balance, 8);
     // An updater a slice, so that the changes of one come in their order and those of several together.
     let (clock, start) = (Clock::default(), resident());
     let (begin, each) = (clock.now(), changes().div_ceil(SLICES));
@@ -209,11 +212,13 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     for (turn, wanted) in live.into_iter().enumerate() {
         updaters.spawn(churn(client.clone(), wanted, turn, each, begin));
     }
-    clock.sleep(Duration::from_secs(1) * (changes() / CHANGES_PER_SECOND / 2) as u32).await;
-    let warm = resident();
+    // The least of many looks in each third: what is only held for a moment does not count.
+    let third = Duration::from_secs(1) * (changes() / CHANGES_PER_SECOND) as u32 / 3;
+    let _first = least_resident(&clock, third).await;
+    let warm = least_resident(&clock, third).await;
+    let end = least_resident(&clock, third).await;
     let live = updaters.join_all().await;
     let took = (clock.now() - begin).as_secs_f64();
-    let end = resident();
     let wanted: Set = live.iter().chain(&dead).flat_map(Wanted::set).collect();
     Updates::of(source).until(&wanted).await;
     let settled = async {
@@ -229,20 +234,22 @@ async fn r10_a_thousand_endpoints_under_churn_and_traffic() {
     tokio::time::timeout(Duration::from_secs(30), settled)
         .await
         .expect("the set is exact at the end");
-    stop.store(true, Ordering::Relaxed);
-    let failures: Vec<String> = clients.join_all().await.concat();
-    let answered = answered.load(Ordering::Relaxed);
+    let (by_server, failures) = clients.stop().await;
+    let answered: usize = by_server.values().sum();
     let changes = each * SLICES;
     say(&format!(
-        "{} endpoints in {} slices: {changes} changes in {took:.1} s, {:.0} a second; {answered} \
-         requests answered, {} failed; {start} MB at the start, {warm} half way, {end} at the end",
+        "{} endpoints in {} slices: {changes} changes in {took:.1} s, {:.0} a second, at each a server \
+         closed and one opened; {answered} requests answered by {} servers, {} failed; {start:.1} MB at \
+         the start, {warm:.1} in the second third, {end:.1} in the last",
         SLICES * IN_A_SLICE,
         2 * SLICES,
         changes as f64 / took,
+        by_server.len(),
         failures.len()
     ));
     assert!(failures.is_empty(), "{} of {answered}, first {:?}", failures.len(), failures.first());
     assert!(answered > 0);
-    // Allocators keep some of what they had; what grows with each change would show many times over.
-    assert!(end <= warm + warm / 4 + 20, "{warm} MB, then {end} MB");
+    // A kilobyte a change would be 2 MB in a minute's third, and a set of a thousand endpoints a change
+    // some hundred times that. What allocators keep differs by less between two thirds.
+    assert!(end <= warm + 6.0, "{warm:.1} MB, then {end:.1} MB");
 }

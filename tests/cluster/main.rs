@@ -12,14 +12,23 @@ mod observer;
 mod proxy;
 #[path = "../support/skip.rs"]
 mod skip;
+mod traffic;
 
-use std::{collections::BTreeSet, pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    time::Duration,
+};
 
 use control_plane::{ADMIN, ControlPlane, NAMESPACE, VIEWER, binaries, object, say};
-use evenkeel::discovery::{
-    Discover, RefreshHandle, Update,
-    kubernetes::{Kubernetes, KubernetesService},
-    refresh,
+use evenkeel::{
+    Balance,
+    discovery::{
+        Discover, RefreshHandle, Update,
+        kubernetes::{Kubernetes, KubernetesService},
+        refresh,
+    },
+    policy::RoundRobin,
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -31,6 +40,7 @@ use observer::{Observer, Seen};
 use proxy::Proxy;
 use serde_json::json;
 use tokio::sync::Mutex;
+use traffic::{Clients, Server};
 
 /// One control plane at a time: each takes some 600 MB.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -85,7 +95,8 @@ fn pods(range: std::ops::Range<usize>) -> Set {
 }
 
 /// A rolling update, and the deletion and re-creation of the pods: what the real controller writes is
-/// followed, a pod that terminates is out while another is ready, and is the last resort else.
+/// followed, a pod that terminates is out while another is ready, and is the last resort else. With a
+/// server in each pod, closed at the end of its time of grace, no request fails in the course of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_a_rolling_update_of_a_real_service_is_followed() {
     let Some(binaries) = binaries() else { return };
@@ -101,19 +112,63 @@ async fn r10_a_rolling_update_of_a_real_service_is_followed() {
         plane.create_pod("cart", &format!("old-{index}"), &format!("10.77.5.{index}")).await;
     }
     updates.until(&pods(1..9)).await;
+    let traffic = traffic::is_possible();
+    if !traffic {
+        skip::skipped(
+            "its traffic: run it where `ip route add local 10.77.5.0/24 dev lo` was done",
+        );
+    }
+    let (mut old, mut new, mut clients) = (VecDeque::new(), Vec::new(), None);
+    if traffic {
+        for index in 1..9 {
+            old.push_back(Server::start(&format!("10.77.5.{index}:8080")).await);
+        }
+        let source = Kubernetes::new(plane.client(ADMIN)).service(NAMESPACE, "cart").port("http");
+        let balance = Balance::builder(source).policy(RoundRobin::new()).http().unwrap();
+        balance.ready().await.unwrap();
+        clients = Some(Clients::start(&balance, 4));
+    }
     for index in 1..9 {
-        let new = index + 100;
-        plane.create_pod("cart", &format!("new-{index}"), &format!("10.77.5.{new}")).await;
+        let address = format!("10.77.5.{}", index + 100);
+        if traffic {
+            new.push(Server::start(&format!("{address}:8080")).await);
+        }
+        plane.create_pod("cart", &format!("new-{index}"), &address).await;
         plane.terminate_pod(&format!("old-{index}")).await;
+        let mut rolled = pods(101..101 + index);
+        rolled.extend(pods(index + 1..9));
+        updates.until(&rolled).await;
+        // Its time of grace is over.
+        if let Some(server) = old.pop_front() {
+            server.close().await;
+        }
         plane.remove_pod(&format!("old-{index}")).await;
     }
-    updates.until(&pods(101..109)).await;
+    if let Some(clients) = &clients {
+        // All that is left serves.
+        let all_new = || pods(101..109).iter().all(|pod| clients.answered().contains_key(pod));
+        let wait = async {
+            while !all_new() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("all new pods serve");
+    }
     for index in 2..9 {
         plane.terminate_pod(&format!("new-{index}")).await;
     }
     updates.until(&pods(101..102)).await;
     plane.terminate_pod("new-1").await;
     updates.until(&pods(101..109)).await;
+    if let Some(clients) = clients {
+        let (answered, failures) = clients.stop().await;
+        let count: usize = answered.values().sum();
+        say(&format!("a roll of 8 pods: {count} requests answered, {} failed", failures.len()));
+        assert!(failures.is_empty(), "{} of {count}, first {:?}", failures.len(), failures.first());
+        for pod in pods(1..9).union(&pods(101..109)) {
+            assert!(answered.contains_key(pod), "{pod} answered none: {answered:?}");
+        }
+    }
     for index in 1..9 {
         plane.remove_pod(&format!("new-{index}")).await;
     }
