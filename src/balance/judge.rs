@@ -67,12 +67,10 @@ where
     if let Some(request) = request {
         return Judged::Returned { request, cause };
     }
-    if is_callers(&*cause) {
+    if unprocessed || is_callers(&*cause) {
         lease.pass();
-    } else if !unprocessed {
-        lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));
     } else {
-        lease.pass();
+        lease.fail(complete.error(&*cause as &(dyn StdError + 'static)));
     }
     Judged::Failed(Error::failed(lease.endpoint(), cause, unprocessed))
 }

@@ -56,6 +56,8 @@ pub(super) enum Heard {
 }
 
 impl<S, K> Detour<S, K> {
+    // What a detour does stays out of line: in the poll of a call, it costs those that go straight on.
+
     pub(super) fn new(shared: Arc<Shared<S, K>>) -> Box<Self> {
         Box::new(Self {
             shared,
@@ -124,6 +126,7 @@ impl<S, K> Detour<S, K> {
 
     /// Looks for a place. `None` if it is worth waiting for one: then news will be heard from before
     /// the look, so that none is missed.
+    #[inline(never)]
     pub(super) fn look(&mut self, key: Option<u64>) -> Result<Option<(Lease, S)>, Error>
     where
         S: Clone,
@@ -205,6 +208,7 @@ impl<S, K> Detour<S, K> {
     }
 
     /// The parked service, once it is ready; `None` once it has failed. Pending also without one.
+    #[inline(never)]
     pub(super) fn poll_parked<E: Into<BoxError>>(
         &mut self,
         cx: &mut Context<'_>,
@@ -221,6 +225,7 @@ impl<S, K> Detour<S, K> {
         Poll::Ready(self.parked.take())
     }
 
+    #[inline(never)]
     pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(Heard::News) };
         if Pin::new(&mut waiting.listener).poll(cx).is_ready() {

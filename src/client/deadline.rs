@@ -120,7 +120,7 @@ where
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let passed = match inner.poll_frame(cx) {
-            Poll::Ready(frame) => match this.deadline.passed().filter(|_| frame.is_some()) {
+            Poll::Ready(frame) => match frame.is_some().then(|| this.deadline.passed()).flatten() {
                 Some(after) => Poll::Ready(after),
                 None => return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
             },

@@ -229,7 +229,10 @@ impl Note {
 
     /// The layers get the request.
     pub(super) fn given(&self) {
-        self.lock().progress.become_at_least(Progress::Given);
+        let mut so_far = self.lock();
+        if matches!(so_far.progress, Progress::Held) {
+            so_far.progress = Progress::Given;
+        }
     }
 
     /// The error of the call once its deadline of `after` has passed and all of it was dropped.
@@ -242,7 +245,10 @@ impl Note {
     }
 
     fn reached(&self) {
-        self.lock().progress.become_at_least(Progress::Reached);
+        let mut so_far = self.lock();
+        if matches!(so_far.progress, Progress::Held | Progress::Given) {
+            so_far.progress = Progress::Reached;
+        }
     }
 
     fn exposed(&self, at: Option<Endpoint>) {
@@ -270,25 +276,6 @@ impl Note {
 
     fn lock(&self) -> MutexGuard<'_, SoFar> {
         self.0.so_far.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Progress ===
-
-impl Progress {
-    fn become_at_least(&mut self, progress: Self) {
-        if self.rank() < progress.rank() {
-            *self = progress;
-        }
-    }
-
-    fn rank(&self) -> u8 {
-        match self {
-            Self::Held => 0,
-            Self::Given => 1,
-            Self::Reached => 2,
-            Self::Exposed(_) => 3,
-        }
     }
 }
 

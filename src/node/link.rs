@@ -7,8 +7,8 @@
 //!   │ backoff over,       │      │ backoff over   │    next request dials
 //!   │ not kept connected  ▼      │                │
 //!   └────────────────── Failed ──┘◀───────────────┘ soon after it came up: lost,
-//! ```                                                 or closed before it carried anything
-//!
+//!                                                   or closed before it carried anything
+//! ```
 //! A client that reports nothing leaves its link `Unreported`, which counts as up.
 
 use std::{

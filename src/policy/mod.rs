@@ -5,6 +5,7 @@
 //! must survive a rebuild lives in the policy (a round robin's position) or in the nodes (requests
 //! in flight, latency, failures).
 
+mod built;
 mod edf;
 mod envoy;
 mod grpc;

@@ -5,7 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Picker, Policy, Tier, WeighReport, round_robin::Positions, schedule::Schedule};
+use super::{
+    Picker, Policy, Tier, WeighReport,
+    built::Built,
+    round_robin::{Positions, Turns},
+    schedule::Schedule,
+};
 use crate::node::{LoadReport, Node};
 
 /// Round robin by weights that endpoints report themselves (gRFC A58, `weighted_round_robin`).
@@ -45,6 +50,8 @@ pub struct WeightedRoundRobin {
     penalty: f64,
     metrics: Arc<[Box<str>]>,
     positions: Positions,
+    /// The turns while no reports say otherwise, which are made anew as often.
+    unreported: Built<Turns>,
 }
 
 /// Weights are not taken up more often than this (A58).
@@ -62,6 +69,7 @@ impl WeightedRoundRobin {
             penalty: 1.0,
             metrics: Arc::new([]),
             positions: Positions::new(),
+            unreported: Built::default(),
         }
     }
 
@@ -138,11 +146,11 @@ impl Policy for WeightedRoundRobin {
         let now = tier.now();
         let weights: Vec<_> = tier.nodes().iter().map(|node| self.weight(node, now)).collect();
         let reported = weights.iter().filter(|&&weight| weight > 0.0).count() > 1;
-        let schedule = match reported {
-            true => Schedule::of_measured(&weights),
-            false => Schedule::of(tier.weights()),
-        };
-        Arc::new(self.positions.turns(tier, schedule))
+        let positions = &mut self.positions;
+        if reported {
+            return Arc::new(positions.turns(tier, Schedule::of_measured(&weights)));
+        }
+        self.unreported.reuse_or(tier, || positions.turns(tier, Schedule::of(tier.weights())))
     }
 }
 

@@ -79,8 +79,9 @@ macro_rules! setters {
 
         /// How many requests may be in flight on one endpoint; no limit by default. A call for which
         /// every endpoint is at its cap fails at once. One that waits because others are not connected
-        /// yet has the first place that becomes free, in the order in which they came; only a call by
-        /// key that waits for the first dial of its own endpoint waits for that alone.
+        /// yet is told of the first place that becomes free, in the order in which they came; one that comes
+        /// at that moment may be faster. Only a call by key that waits for the first dial of its own
+        /// endpoint waits for that alone.
         pub fn max_in_flight(mut self, requests: impl Into<Option<u32>>) -> Self {
             self.$($changes).+.max_in_flight = Some(requests.into());
             self

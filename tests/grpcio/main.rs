@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod forwarding;
+#[path = "../support/relay.rs"]
 mod relay;
 #[allow(unreachable_pub, dead_code, reason = "as it is generated")]
 #[path = "../../examples/tonic/shop.rs"]
@@ -31,7 +32,7 @@ use futures::StreamExt;
 use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use self::relay::Relay;
+use self::{relay::Relay, shop_server::guard};
 
 /// The server's process; it ends when this is dropped.
 struct Grpcio {
@@ -84,10 +85,6 @@ impl Drop for Grpcio {
 
 fn of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
-}
-
-async fn guard<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("hangs")
 }
 
 /// R1, R24: unary calls, errors in trailers alone, a stream with a deadline.

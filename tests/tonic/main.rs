@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "tonic")]
 
-#[path = "../grpcio/relay.rs"]
+#[path = "../support/relay.rs"]
 mod relay;
 mod server;
 #[allow(unreachable_pub, dead_code, reason = "as it is generated")]

@@ -23,8 +23,8 @@ pub struct HttpBody(Kind);
 enum Kind {
     #[default]
     Empty,
-    /// With the request's body, unless all of that was sent before the response's head came.
-    Http1(hyper::body::Incoming, Option<Lent>),
+    /// With the request's body, which may have failed without a word of the connection's.
+    Http1(hyper::body::Incoming, Lent),
     Http2(Incoming),
 }
 
@@ -32,8 +32,7 @@ enum Kind {
 
 impl HttpBody {
     pub(super) fn http1(body: hyper::body::Incoming, request: Lent) -> Self {
-        let unsent = !request.is_end_stream();
-        Self(Kind::Http1(body, unsent.then_some(request)))
+        Self(Kind::Http1(body, request))
     }
 
     pub(super) fn http2(body: Incoming) -> Self {
@@ -53,7 +52,7 @@ impl Body for HttpBody {
             Kind::Empty => Poll::Ready(None),
             Kind::Http1(body, request) => Pin::new(body).poll_frame(cx).map_err(|error| {
                 // The connection breaks off for it, and says nothing of it here.
-                let own = request.take().and_then(|request| request.take_failure());
+                let own = request.take_failure();
                 own.map_or_else(|| error.into(), BoxError::from)
             }),
             Kind::Http2(body) => Pin::new(body).poll_frame(cx),

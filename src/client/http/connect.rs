@@ -5,7 +5,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use hyper::rt::{Read, Write};
 use tokio::net::TcpStream;
 
-use super::{lookup, socket::Socket};
+use super::socket::Socket;
 use crate::{endpoint::Address, error::BoxError};
 
 /// Opens byte streams for [`Http`](super::Http).
@@ -108,9 +108,9 @@ impl Connect for System {
 async fn open(address: &Address) -> Result<Socket, BoxError> {
     let stream = match address {
         Address::Socket(address) => TcpStream::connect(address).await?,
-        Address::Name { host, port } => {
-            let addresses: Vec<_> = lookup::addresses(host, *port).await?.collect();
-            TcpStream::connect(&*addresses).await?
+        // The dial has looked it up.
+        Address::Name { .. } => {
+            return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into());
         }
         #[cfg(unix)]
         Address::Unix(path) => {

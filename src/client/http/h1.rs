@@ -174,8 +174,9 @@ impl Lane {
         let result = self.sender.try_send_request(request).await;
         match result {
             Ok(response) => {
-                drop(awaiting);
+                // First: a connection that is over already is judged by it once nobody awaits.
                 exchange.use_of.store(ANSWERED, Ordering::Release);
+                drop(awaiting);
                 if response.extensions().get::<OnUpgrade>().is_some() {
                     // Before anybody learns that the request is over.
                     pool.give_away(self.id);

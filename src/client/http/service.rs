@@ -38,8 +38,8 @@ use crate::error::{Began, BoxError, Unsent};
 /// the connection is the caller's: no longer in flight, and neither closed nor cut when its endpoint is
 /// removed, however long it lasts. On HTTP/2 the two bodies are the tunnel (RFC 9113 section 8.5), which
 /// is one of many streams: in flight until its end, and cut when its endpoint is removed and the time to
-/// drain is over. There is no `Upgrade` on HTTP/2: where ALPN agreed on that, such a request fails as an
-/// [`ProtocolError`](super::ProtocolError). Its WebSockets are made by extended CONNECT (RFC 8441), of
+/// drain is over. There is no `Upgrade` on HTTP/2: where ALPN agreed on that, such a request is handed back as
+/// not sent, for a [`ProtocolError`](super::ProtocolError): another endpoint may have it. Its WebSockets are made by extended CONNECT (RFC 8441), of
 /// servers that allow it: a CONNECT with a path, and with `hyper::ext::Protocol` among its extensions.
 #[derive(Clone, Debug)]
 pub struct HttpService(Arc<Pool>);

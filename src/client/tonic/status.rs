@@ -16,7 +16,7 @@ pub(super) fn of(error: impl Into<BoxError>) -> Status {
 
 fn of_balance(error: Error) -> Status {
     // The stream of requests itself ended in a status.
-    let own = chain(&error).find_map(|cause| cause.downcast_ref::<Status>()).cloned();
+    let own = causes(&error).find_map(|cause| cause.downcast_ref::<Status>()).cloned();
     if let Some(mut status) = own {
         status.set_source(Arc::new(error));
         return status;
@@ -26,7 +26,7 @@ fn of_balance(error: Error) -> Status {
     } else if error.is_unprocessed() {
         Code::Unavailable
     } else {
-        chain(&error).find_map(told).unwrap_or(Code::Unavailable)
+        causes(&error).find_map(told).unwrap_or(Code::Unavailable)
     };
     with_source(code, error)
 }
@@ -54,7 +54,7 @@ fn told(cause: Cause<'_>) -> Option<Code> {
 
 fn with_source(code: Code, error: impl StdError + Send + Sync + 'static) -> Status {
     // A status is often all that a log shows of it.
-    let message = chain(&error).map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let message = crate::error::chain(&error);
     let mut status = Status::new(code, message);
     status.set_source(Arc::new(error));
     status
@@ -62,7 +62,7 @@ fn with_source(code: Code, error: impl StdError + Send + Sync + 'static) -> Stat
 
 type Cause<'a> = &'a (dyn StdError + 'static);
 
-fn chain<'a>(error: Cause<'a>) -> impl Iterator<Item = Cause<'a>> {
+fn causes<'a>(error: Cause<'a>) -> impl Iterator<Item = Cause<'a>> {
     std::iter::successors(Some(error), |error: &Cause<'a>| (*error).source())
 }
 

@@ -284,6 +284,7 @@ impl<L: Lookup> Looker<L> {
         let mut view = View { ttl: round.ttl, ..View::default() };
         let (now, whom) = (self.clock.now(), self.lookup.whom());
         let questions = self.lookup.questions(self.families);
+        self.barren.retain(|_, until| now < *until);
         for listed in round.sites.iter().filter(|site| !site.is_unavailable()) {
             if !listed.is_usable() {
                 view.barren.push(DiscoverError::new(format!("`{}` has port 0", listed.name)));
@@ -312,7 +313,7 @@ impl<L: Lookup> Looker<L> {
                         absent = absent.map(|absent| absent.min(*nothing));
                         self.last.remove(&key);
                         if came_along {
-                            self.barren.insert(key, after(now, BARREN_FOR));
+                            self.barren.entry(key).or_insert_with(|| after(now, BARREN_FOR));
                         }
                     }
                     missing => {
@@ -334,7 +335,6 @@ impl<L: Lookup> Looker<L> {
             let asked: HashSet<_> = round.asked.iter().collect();
             self.last.retain(|key, _| asked.contains(key));
         }
-        self.barren.retain(|_, until| now < *until);
         view
     }
 }

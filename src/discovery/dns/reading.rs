@@ -89,7 +89,7 @@ where
     let mut walk = Walk { kind, first: name, aliases: Vec::new(), ttl: Duration::MAX };
     loop {
         let name = walk.name();
-        if let Some(known) = known(name, kind) {
+        if let Some(known) = known(name, kind, walk.ttl) {
             return Ok(known);
         }
         let step = match ask(name.clone()).await {
@@ -108,7 +108,7 @@ pub(super) fn ttl(record: &Record) -> Duration {
 }
 
 /// Of these names nobody is asked.
-fn known(name: &Name, kind: RecordType) -> Option<Reading> {
+fn known(name: &Name, kind: RecordType, ttl: Duration) -> Option<Reading> {
     if INVALID.zone_of(name) || ONION.zone_of(name) {
         return Some(Reading::Nothing(Absent::NoName));
     }
@@ -121,7 +121,7 @@ fn known(name: &Name, kind: RecordType) -> Option<Reading> {
         _ => return Some(Reading::Nothing(Absent::NoRecords)),
     };
     let records = vec![Record::from_rdata(name.clone(), 0, address.into())];
-    Some(Reading::Records(Resolved { records, additionals: Vec::new(), ttl: A_DAY }))
+    Some(Reading::Records(Resolved { records, additionals: Vec::new(), ttl: ttl.min(A_DAY) }))
 }
 
 /// How there is nothing, if that is what a message without records says, and not that nobody knows.

@@ -197,7 +197,9 @@ impl ListWatch {
     async fn await_aloud<T>(&mut self, verb: Option<Verb>, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         let Standing { listed, error } = self.world.standing();
-        if !listed && error.is_none() {
+        // What was said of the configuration stands no longer once that is there.
+        let is_new = error.is_none() || (verb.is_some() && self.reported.is_none());
+        if !listed && is_new {
             tokio::select! {
                 biased;
                 answer = answer.as_mut() => return answer,

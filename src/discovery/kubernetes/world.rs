@@ -112,6 +112,9 @@ impl World {
             mailbox.put(name, slice, false);
         }
         inner.readers.entry(Arc::clone(service)).or_default().push(Arc::clone(&mailbox));
+        if inner.ended {
+            mailbox.news.notify_one();
+        }
         drop(inner);
         Reader { world: Arc::clone(self), service: Arc::clone(service), mailbox }
     }
@@ -276,6 +279,13 @@ mod tests {
     fn woken(reader: &Reader) -> bool {
         use futures::FutureExt;
         reader.changed().now_or_never().is_some()
+    }
+
+    #[test]
+    fn who_comes_to_a_world_that_has_ended_hears_of_it() {
+        let world = world(1, 1);
+        world.end();
+        assert!(woken(&world.read(&"cart".into())));
     }
 
     /// An event costs what is in its slice: neither the number of other Services in the namespace, nor

@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{HashPolicy, Table, built::Built, key_of, keyed_policy, shuffle::find_shuffled};
+use super::{HashPolicy, Table, key_of, keyed_policy, shuffle::find_shuffled};
 use crate::{
     error::BuildError,
-    policy::{KeyHash, Pick, PickContext, Picker, Policy, Scope, Tier},
+    policy::{KeyHash, Pick, PickContext, Picker, Policy, Scope, Tier, built::Built},
 };
 
 /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016), over any policy

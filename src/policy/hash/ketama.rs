@@ -3,13 +3,12 @@
 use super::{
     Build, HashPicker, Table,
     bids::Bids,
-    built::Built,
     hash_policy, host,
     points::{Point, Points, halvings},
     reused_picker,
     ring::push_decimal,
 };
-use crate::policy::{KeyHash, Tier};
+use crate::policy::{KeyHash, Tier, built::Built};
 
 /// The ketama rings (Jones: "libketama", 2007) that nginx and libmemcached build, so that a key goes
 /// to the server that they send it to.

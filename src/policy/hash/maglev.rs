@@ -2,8 +2,11 @@
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Build, HashPicker, Table, bids::Bids, built::Built, hash_policy, host, reused_picker};
-use crate::{error::BuildError, policy::Tier};
+use super::{Build, HashPicker, Table, bids::Bids, hash_policy, host, reused_picker};
+use crate::{
+    error::BuildError,
+    policy::{Tier, built::Built},
+};
 
 /// Maglev hashing (Eisenbud and others: "Maglev: A fast and reliable software network load
 /// balancer", 2016) as Envoy has it: the same table, and so the same host for the same key.

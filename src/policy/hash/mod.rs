@@ -6,7 +6,6 @@
 
 mod bids;
 mod bounded;
-mod built;
 mod host;
 mod ketama;
 mod maglev;
@@ -158,7 +157,7 @@ macro_rules! hash_policy {
             }
 
             fn build_work(&self, endpoints: usize) -> usize {
-                endpoints.max($crate::policy::hash::Build::entries(self, endpoints))
+                $crate::policy::hash::Build::entries(self, endpoints)
             }
 
             fn build(

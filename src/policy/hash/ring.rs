@@ -3,7 +3,6 @@
 use super::{
     Build, HashPicker,
     bids::Bids,
-    built::Built,
     hash_policy, host,
     murmur::murmur2,
     points::{Point, halvings},
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     error::BuildError,
-    policy::{Rng, Tier, hash_bytes},
+    policy::{Rng, Tier, built::Built, hash_bytes},
 };
 
 /// Ring hash (Karger and others: "Consistent hashing and random trees", 1997), in three profiles.

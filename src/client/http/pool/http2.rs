@@ -15,6 +15,9 @@ impl Pool {
     /// A stream on the oldest connection that has one, so that those that were added for a burst
     /// lie idle after it.
     pub(super) fn take_slot(&self, state: &mut State) -> Option<Slot> {
+        if state.trunks.is_empty() {
+            return None;
+        }
         let mut index = 0;
         let now = self.clock.now();
         while let Some(trunk) = state.trunks.get(index) {

@@ -65,19 +65,17 @@ impl Open {
     /// The next answer; none if no question is open. Nothing is lost if it is dropped.
     pub(super) async fn next(&mut self) -> Option<(Key, Answer<IpAddr>)> {
         loop {
-            let Some(task) = self.tasks.join_next().await else {
-                self.pending.clear();
-                return None;
-            };
-            match task {
-                Ok((key, answer)) => {
-                    self.pending.remove(&key);
-                    return Some((key, answer));
+            match self.tasks.join_next_with_id().await? {
+                Ok((id, (key, answer))) => {
+                    // One that was ended may have had its answer already. It is of no look any more, and
+                    // not to be taken for the answer of one that asks the same again.
+                    if self.pending.get(&key).is_some_and(|task| task.id() == id) {
+                        self.pending.remove(&key);
+                        return Some((key, answer));
+                    }
                 }
-                // Who asked is gone without an answer.
-                Err(gone) if gone.is_panic() => self.pending.retain(|_, task| !task.is_finished()),
-                // Nobody wants it any more.
-                Err(_) => {}
+                // Nobody wants it any more, or it ended without an answer.
+                Err(gone) => self.pending.retain(|_, task| task.id() != gone.id()),
             }
         }
     }
@@ -97,4 +95,31 @@ impl Open {
 pub(super) fn no_answer((name, family): &Key, whom: &str, is_open: bool) -> DiscoverError {
     let yet = if is_open { " yet" } else { "" };
     DiscoverError::new(format!("`{name}` {family}: no answer{yet} from {whom}"))
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use super::*;
+
+    fn failure(text: &'static str) -> Answer<IpAddr> {
+        Err(Failure { error: DiscoverError::new(text), answered: false })
+    }
+
+    /// A question that was ended had its answer already: that is none to the same question, asked anew.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_wants_is_taken_for_no_other() {
+        let mut open = Open::new(Clock::default());
+        let key: Key = (Name::root(), Family::V4);
+        open.ask(key.clone(), "nobody", async { failure("old") });
+        // Until it has its answer, which nobody reads.
+        while !open.pending[&key].is_finished() {
+            tokio::task::yield_now().await;
+        }
+        open.keep(&HashSet::new());
+        open.ask(key.clone(), "nobody", async { failure("new") });
+        assert!(open.contains(&key));
+        let (answered, Err(failure)) = open.next().await.unwrap() else { panic!("both fail") };
+        assert_eq!((answered, failure.error.to_string()), (key, "new".to_owned()));
+        assert!(open.next().await.is_none(), "and there is no other");
+    }
 }

@@ -57,7 +57,7 @@ impl Round {
     }
 
     pub(super) fn has_addresses(&self, done: &Done) -> bool {
-        self.sites.iter().any(|site| !site.addresses.is_empty())
+        self.sites.iter().any(|site| site.is_usable() && !site.addresses.is_empty())
             || self.asked.iter().any(|key| matches!(done.get(key), Some(Ok(Found::Records(_)))))
     }
 

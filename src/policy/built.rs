@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::super::{Picker, Tier};
+use super::{Picker, Tier};
 use crate::endpoint::Endpoint;
 
 /// The pickers of the last build, one a tier, with what they were built of.
