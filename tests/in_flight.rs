@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -228,6 +228,55 @@ async fn an_attempt_that_takes_too_long_is_a_failure() {
     assert_eq!(one.in_flight, 0);
     assert!(one.success < 1.0);
     balance.clone().oneshot(Ask::default()).await.unwrap();
+}
+
+/// What an attempt does on its way out: at its end, or where it is dropped.
+struct AtDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for AtDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A place is free once what had it is gone, and not before: nobody finds a cap of one taken twice.
+#[tokio::test(start_paused = true)]
+async fn a_place_is_free_once_its_attempt_is_gone() {
+    let handle: Arc<OnceLock<evenkeel::Handle<_>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let make = {
+        let (handle, seen) = (Arc::clone(&handle), Arc::clone(&seen));
+        move |_: &Endpoint| {
+            let (handle, seen) = (Arc::clone(&handle), Arc::clone(&seen));
+            service_fn(move |()| {
+                let (handle, seen) = (Arc::clone(&handle), Arc::clone(&seen));
+                let look = AtDrop(move || {
+                    seen.lock().unwrap().push(in_flight(&handle.get().unwrap().status()));
+                });
+                async move {
+                    future::pending::<()>().await;
+                    drop(look);
+                    Ok::<_, io::Error>(())
+                }
+            })
+        }
+    };
+    let balance = over(just(set([1])))
+        .max_in_flight(1)
+        .attempt_timeout(300 * MS)
+        .complete_at_response()
+        .make(make)
+        .unwrap();
+    balance.ready().await.unwrap();
+    assert!(handle.set(balance.handle()).is_ok());
+    let mut dropped = Box::pin(balance.clone().oneshot(()));
+    assert!((&mut dropped).now_or_never().is_none());
+    drop(dropped);
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [1], "dropped");
+    let mut late = Box::pin(balance.clone().oneshot(()));
+    assert!((&mut late).await.unwrap_err().is_timeout());
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [1], "too late");
+    assert_eq!(in_flight(&balance.status()), 0);
 }
 
 /// R8: with the last handle gone and the last response over, no task is left within a second.

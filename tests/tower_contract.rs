@@ -157,11 +157,17 @@ async fn with_all_pending_the_first_is_waited_for_and_the_others_keep_no_place()
     assert!((&mut call).now_or_never().is_none());
     let status = balance.status();
     assert_eq!((in_flight(&status), status.waiting), (1, 1));
-    let error = call.await.unwrap_err();
+    let error = (&mut call).await.unwrap_err();
     assert_eq!(now() - start, 5 * SECOND);
     assert!(error.is_no_endpoint() && error.is_unprocessed());
     assert_eq!(error.census().unwrap().tried, 3);
-    assert_eq!((in_flight(&balance.status()), balance.status().waiting), (0, 0));
+    let status = balance.status();
+    assert_eq!(
+        (in_flight(&status), status.waiting),
+        (0, 0),
+        "whoever keeps the call keeps no place"
+    );
+    drop(call);
     // One that is pending is passed over while another is ready.
     world.mood(2, Mood::Fine);
     for _ in 0..10 {

@@ -59,14 +59,15 @@ pin_project! {
     #[project = StageProjection]
     #[project_replace = StageReplaced]
     enum Stage<S, W, F> {
-        // A place is taken; the service of the node is asked whether it is ready.
-        Picked { lease: Lease, service: S, request: W },
+        // A place is taken; the service of the node is asked whether it is ready. Here and below, what
+        // is in flight goes before its place is free.
+        Picked { service: S, request: W, lease: Lease },
         // No place yet, or no more: look (again).
         Looking { request: W },
         // Nothing to use now, and something to hope for.
         Waiting { request: W },
         // The node has the request.
-        Calling { lease: Lease, #[pin] future: F },
+        Calling { #[pin] future: F, lease: Lease },
         // Over, or never begun.
         Failed { error: Error },
         Done,
@@ -147,7 +148,7 @@ where
         let mut this = self.project();
         loop {
             let next = match this.stage.as_mut().project() {
-                StageProjection::Calling { lease, future } => {
+                StageProjection::Calling { future, lease } => {
                     if let Poll::Ready(result) = future.poll(cx) {
                         if this.timeout.is_some() {
                             this.timeout.set(None);
@@ -211,6 +212,7 @@ where
                         Poll::Ready(Err(error)) => {
                             let cause = SharedError::new(error);
                             lease.node().fail_link(cause.clone());
+                            drop(service);
                             step_aside(this.detour, lease, Aside::Unsent(cause.into()), request)
                         }
                         Poll::Pending => {
@@ -251,7 +253,7 @@ where
                         unreachable!("the stage was just seen")
                     };
                     match found {
-                        Some((lease, service)) => {
+                        Some((service, lease)) => {
                             detour.stop_waiting();
                             // It said that it is ready; the same clone is asked once more, which by
                             // its contract says so again, and then called.

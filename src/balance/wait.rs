@@ -26,7 +26,8 @@ pub(super) struct Detour<S, K> {
     /// The last endpoint that was tried, and what came of it.
     last: Option<(Endpoint, BoxError)>,
     /// The first node whose service was not ready: waited for when all are not.
-    parked: Option<(Lease, S)>,
+    /// Its service goes before its place is free.
+    parked: Option<(S, Lease)>,
     /// A node that may be asked once more, if no other takes the request.
     second_chance: Option<NodeId>,
     /// A peer may have processed the request, which does no harm if another does, too.
@@ -118,10 +119,11 @@ impl<S, K> Detour<S, K> {
     /// no reservation is held that nobody will use.
     pub(super) fn park(&mut self, lease: Lease, service: S) {
         if self.parked.is_some() {
+            drop(service);
             return self.leave(lease, None);
         }
         self.tried.push(lease.node().id());
-        self.parked = Some((lease, service));
+        self.parked = Some((service, lease));
     }
 
     /// Looks for a place. `None` if it is worth waiting for one: then news will be heard from before
@@ -213,8 +215,8 @@ impl<S, K> Detour<S, K> {
         &mut self,
         cx: &mut Context<'_>,
         poll_ready: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<Result<(), E>>,
-    ) -> Poll<Option<(Lease, S)>> {
-        let Some((lease, service)) = &mut self.parked else { return Poll::Pending };
+    ) -> Poll<Option<(S, Lease)>> {
+        let Some((service, lease)) = &mut self.parked else { return Poll::Pending };
         if let Err(error) = ready!(poll_ready(service, cx)) {
             let cause = SharedError::new(error);
             self.last = Some((lease.endpoint(), cause.clone().into()));
@@ -242,10 +244,12 @@ impl<S, K> Detour<S, K> {
         self.turn = None;
     }
 
-    /// The request goes out elsewhere: what is parked gives up its place, and counts as untried.
+    /// The request goes out elsewhere, or nowhere: what is parked gives up its place, and counts as
+    /// untried.
     pub(super) fn unpark(&mut self) {
-        if let Some((lease, _service)) = self.parked.take() {
+        if let Some((service, lease)) = self.parked.take() {
             self.tried.retain(|&id| id != lease.node().id());
+            drop(service);
             lease.cancel();
         }
     }
@@ -271,6 +275,7 @@ impl<S, K> Detour<S, K> {
     fn explain(&mut self, error: Error) -> Error {
         // At once, and not when the future is dropped, which may be kept.
         self.stop_waiting();
+        self.unpark();
         let (endpoint, cause) = self.last.take().unzip();
         let error = error.with_last(endpoint, cause);
         if self.ambiguous { error.after_all_ambiguous() } else { error }
@@ -280,7 +285,7 @@ impl<S, K> Detour<S, K> {
 impl<S, K> Drop for Detour<S, K> {
     fn drop(&mut self) {
         // Nothing was sent to what is parked, so nothing was abandoned there.
-        if let Some((lease, _)) = &mut self.parked {
+        if let Some((_, lease)) = &mut self.parked {
             lease.pass();
         }
     }
