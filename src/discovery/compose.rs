@@ -3,7 +3,7 @@
 //! Each source keeps what it last said, and its own choice of what emptiness does, for its own part:
 //! that a primary is empty for a moment must not send all to the backup. The whole is as honest as
 //! its parts: with one part in error it is partial, with all of them it has failed, and it is empty
-//! only if every part says so.
+//! only if every part says so, or if what is known to be gone was all that there was.
 
 use std::{
     future::poll_fn,
@@ -16,14 +16,14 @@ use std::{
 use futures_core::Stream;
 
 use super::{
-    Endpoints, OnEmpty, Reason, RefreshRequests, Update,
+    Endpoints, Here, OnEmpty, Reason, RefreshRequests, Update,
     any_source::{AnySource, Updates},
     refresh::{self, RefreshHandle},
     sleep::sleep_until,
     unfold::unfold,
 };
 use crate::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Locality},
     error::DiscoverError,
     node::{Clock, after},
 };
@@ -44,6 +44,12 @@ struct Composition {
     clock: Clock,
     /// Until when silence is waited for; none once anything was said.
     patience: Option<Instant>,
+    /// Where this process runs, as far as any part has found out.
+    here: Here,
+    /// The set that was last said, which is the one that a failure leaves standing.
+    said: Endpoints,
+    /// To be said before anything is waited for.
+    next: Option<Update>,
 }
 
 /// One source, and what it says.
@@ -53,6 +59,7 @@ struct Part {
     updates: Option<Updates>,
     refresh: RefreshHandle,
     on_empty: OnEmpty,
+    here: Here,
     set: Endpoints,
     state: State,
     /// When a set that is known to be gone is no longer kept.
@@ -70,16 +77,18 @@ enum State {
     Empty(Reason),
 }
 
-/// The updates of `sources`, made one by `combine`.
+/// The updates of `sources`, made one by `combine`; what they find out of the own place goes to `here`.
 pub(super) fn compose(
     sources: &[Arc<dyn AnySource>],
     combine: Combine,
+    here: Here,
     clock: Clock,
     refresh: RefreshRequests,
 ) -> impl Stream<Item = Update> + Send + use<> {
     let parts = sources.iter().map(|source| Part::start(&**source)).collect();
     let patience = Some(after(clock.now(), PATIENCE));
-    let composition = Composition { parts, combine, refresh, clock, patience };
+    let (said, next) = (Endpoints::default(), None);
+    let composition = Composition { parts, combine, refresh, clock, patience, here, said, next };
     unfold(composition, |mut composition| async move { (composition.next().await, composition) })
 }
 
@@ -87,6 +96,9 @@ pub(super) fn compose(
 
 impl Composition {
     async fn next(&mut self) -> Update {
+        if let Some(update) = self.next.take() {
+            return update;
+        }
         loop {
             let clear_at = self.parts.iter().filter_map(|part| part.clear_at).min();
             let due = clear_at.into_iter().chain(self.patience).min();
@@ -107,14 +119,20 @@ impl Composition {
                 continue;
             }
             self.patience = None;
+            self.find_place();
             if let Some(update) = self.update() {
                 return update;
             }
         }
     }
 
+    fn find_place(&self) {
+        let known = self.parts.iter().map(|part| part.here.get());
+        self.here.set(known.fold(Locality::default(), |place, known| place.or(&known)));
+    }
+
     /// What all of them say together; nothing if none has said anything.
-    fn update(&self) -> Option<Update> {
+    fn update(&mut self) -> Option<Update> {
         let mut errors = Vec::new();
         let mut reasons = Vec::new();
         let mut answered = false;
@@ -141,15 +159,28 @@ impl Composition {
         }
         let sets: Vec<_> = self.parts.iter().map(|part| &part.set).enumerate().collect();
         let endpoints = Endpoints::from((self.combine)(&sets));
-        let error = first_of(errors);
-        Some(match (endpoints.is_empty(), error) {
-            (true, None) => Update::Empty(Reason::says(reasons.join("; "))),
+        let changed = || endpoints != self.said;
+        let why_empty = || {
+            let errors = errors.iter().map(ToString::to_string);
+            Reason::says(reasons.iter().cloned().chain(errors).collect::<Vec<_>>().join("; "))
+        };
+        let update = match (endpoints.is_empty(), first_of(&errors)) {
+            (true, None) => Update::Empty(why_empty()),
+            // Some part knows that its set is gone, or it would be here: an error must not keep it.
+            (true, Some(error)) if changed() => {
+                self.next = Some(Update::Failed(error));
+                Update::Empty(why_empty())
+            }
             (true, Some(error)) => Update::Failed(error),
-            (false, None) => Update::Set(endpoints),
+            (false, None) => Update::Set(endpoints.clone()),
             // What stands is what stood: no part has anything new to say. A part that is empty has.
-            (false, Some(error)) if !answered && reasons.is_empty() => Update::Failed(error),
-            (false, Some(error)) => Update::Partial(endpoints, error),
-        })
+            (false, Some(error)) if !answered && reasons.is_empty() && !changed() => {
+                Update::Failed(error)
+            }
+            (false, Some(error)) => Update::Partial(endpoints.clone(), error),
+        };
+        self.said = endpoints;
+        Some(update)
     }
 }
 
@@ -175,13 +206,13 @@ fn hear(parts: &mut [Part], now: Instant, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 /// One error for all of them.
-fn first_of(errors: Vec<DiscoverError>) -> Option<DiscoverError> {
-    let more = errors.len().saturating_sub(1);
-    let first = errors.into_iter().next()?;
-    if more == 0 {
-        return Some(first);
+fn first_of(errors: &[DiscoverError]) -> Option<DiscoverError> {
+    let (first, more) = errors.split_first()?;
+    if more.is_empty() {
+        return Some(first.clone());
     }
-    Some(DiscoverError::caused(format!("{first} (and {more} more)"), first))
+    let text = format!("{first} (and {} more)", more.len());
+    Some(DiscoverError::caused(text, first.clone()))
 }
 
 // === impl Part ===
@@ -194,6 +225,7 @@ impl Part {
             updates: Some(source.start(requests)),
             refresh,
             on_empty: source.default_on_empty(),
+            here: source.place(),
             set: Endpoints::default(),
             state: State::Silent,
             clear_at: None,

@@ -23,7 +23,8 @@ use crate::{
 ///
 /// * A source that fails leaves its last set, and the whole is partial. If all fail, so does the whole.
 /// * A source that is empty loses its endpoints when its own [`OnEmpty`](super::OnEmpty) says so, and
-///   the whole is empty only if all are.
+///   the whole is empty if all are, or if those were the last while the others fail.
+/// * What any of them finds out of the place of this process counts; of several, the first.
 /// * At first those who answer wait a second for those who do not, lest the backup is called
 ///   because the primary takes a moment longer.
 ///
@@ -41,6 +42,7 @@ use crate::{
 #[must_use = "a source does nothing until a balancer is built over it"]
 pub struct Failover {
     sources: Vec<Arc<dyn AnySource>>,
+    here: Here,
     clock: Clock,
 }
 
@@ -71,12 +73,12 @@ impl Failover {
 
 impl Discover for Failover {
     fn watch(self, refresh: RefreshRequests) -> impl Stream<Item = Update> + Send + 'static {
-        compose(&self.sources, Box::new(in_order), self.clock, refresh)
+        compose(&self.sources, Box::new(in_order), self.here, self.clock, refresh)
     }
 
-    /// That of the first source.
+    /// What any of the sources finds out; of several, the first counts.
     fn here(&self) -> Here {
-        self.sources.first().map(|source| source.place()).unwrap_or_default()
+        self.here.clone()
     }
 
     fn target(&self) -> Arc<str> {

@@ -34,9 +34,9 @@ use crate::{
 /// its own second-best. To have those first, compose the other way round: a
 /// [`Failover`](super::Failover) of merges.
 ///
-/// Failures and emptiness of a source are as with [`Failover`](super::Failover): a source that fails
-/// leaves its last set, and the whole is partial; the share of a source without endpoints goes to the
-/// others.
+/// Failures and emptiness of a source, and the place of this process, are as with
+/// [`Failover`](super::Failover): a source that fails leaves its last set, and the whole is partial;
+/// the share of a source without endpoints goes to the others.
 ///
 /// ```
 /// use evenkeel::{Balance, discovery::{Merge, Target}};
@@ -54,6 +54,7 @@ use crate::{
 pub struct Merge {
     sources: Vec<Arc<dyn AnySource>>,
     shares: Vec<Option<u32>>,
+    here: Here,
     clock: Clock,
 }
 
@@ -103,12 +104,12 @@ impl Discover for Merge {
     fn watch(self, refresh: RefreshRequests) -> impl Stream<Item = Update> + Send + 'static {
         let shares = self.shares;
         let combine = move |sets: &[(usize, &Endpoints)]| union(sets, &shares);
-        compose(&self.sources, Box::new(combine), self.clock, refresh)
+        compose(&self.sources, Box::new(combine), self.here, self.clock, refresh)
     }
 
-    /// That of the first source.
+    /// What any of the sources finds out; of several, the first counts.
     fn here(&self) -> Here {
-        self.sources.first().map(|source| source.place()).unwrap_or_default()
+        self.here.clone()
     }
 
     fn target(&self) -> Arc<str> {

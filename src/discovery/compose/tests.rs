@@ -8,7 +8,10 @@ use std::{
 use futures::{FutureExt, StreamExt};
 
 use super::*;
-use crate::discovery::{Discover, Merge, StaticList};
+use crate::{
+    discovery::{Discover, Failover, Here, Merge, StaticList},
+    endpoint::Locality,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -17,6 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(in crate::discovery) struct Feed {
     name: &'static str,
     on_empty: OnEmpty,
+    here: Here,
     state: Arc<Mutex<FeedState>>,
 }
 
@@ -39,7 +43,7 @@ pub(in crate::discovery) struct Watched {
 
 impl Feed {
     pub(in crate::discovery) fn new(name: &'static str) -> Self {
-        Self { name, on_empty: OnEmpty::Clear, state: Arc::default() }
+        Self { name, on_empty: OnEmpty::Clear, here: Here::default(), state: Arc::default() }
     }
 
     pub(in crate::discovery) fn source(&self) -> Self {
@@ -85,6 +89,10 @@ impl Discover for Feed {
 
     fn target(&self) -> Arc<str> {
         self.name.into()
+    }
+
+    fn here(&self) -> Here {
+        self.here.clone()
     }
 }
 
@@ -213,6 +221,86 @@ async fn r5_each_part_has_its_own_choice_of_what_emptiness_does() {
     a.say(Update::Empty(Reason::NothingListed));
     assert_eq!(short(&watched.next().await), "set 3 2");
     assert_eq!(short(&watched.next().await), "set 2");
+}
+
+/// T10: what is known to be gone goes, whoever else errs; and what errs is told as well.
+#[tokio::test(start_paused = true)]
+async fn t10_a_set_that_is_gone_is_cleared_while_another_source_errs() {
+    let down = || Update::Failed(DiscoverError::new("down"));
+    let (a, b, mut watched) = both();
+    a.say(Update::Set(endpoints([1])));
+    b.say(down());
+    assert_eq!(short(&watched.next().await), "partial 1 | `b`: down");
+    a.say(Update::Empty(Reason::NothingListed));
+    assert_eq!(short(&watched.next().await), "empty | `a`: no endpoint is listed; `b`: down");
+    assert_eq!(short(&watched.next().await), "failed | `b`: down");
+    b.say(down());
+    assert_eq!(short(&watched.next().await), "failed | `b`: down");
+
+    // Both at once, so that why it is empty is no longer known.
+    let gone_and_down = |feed: &Feed| {
+        feed.say(Update::Empty(Reason::NothingListed));
+        feed.say(down());
+    };
+    a.say(Update::Set(endpoints([1])));
+    assert_eq!(short(&watched.next().await), "partial 1 | `b`: down");
+    gone_and_down(&a);
+    assert_eq!(short(&watched.next().await), "empty | `a`: down; `b`: down");
+    assert_eq!(short(&watched.next().await), "failed | `a`: down (and 1 more)");
+
+    a.say(Update::Set(endpoints([1])));
+    b.say(Update::Set(endpoints([2])));
+    assert_eq!(short(&watched.next().await), "set 1 2");
+    b.say(down());
+    assert_eq!(short(&watched.next().await), "partial 1 2 | `b`: down");
+    gone_and_down(&a);
+    assert_eq!(short(&watched.next().await), "partial 2 | `a`: down (and 1 more)");
+    a.say(down());
+    assert_eq!(short(&watched.next().await), "failed | `a`: down (and 1 more)");
+}
+
+/// The time for which an empty source is kept runs on while it fails.
+#[tokio::test(start_paused = true)]
+async fn r5_what_was_kept_for_a_while_goes_in_time_though_all_err() {
+    let (a, b) = (Feed::new("a"), Feed::new("b"));
+    let keeping = a.source().on_empty(OnEmpty::KeepFor(30 * SECOND));
+    let mut watched = watch(Merge::new().with(keeping).with(b.source()));
+    a.say(Update::Set(endpoints([1])));
+    b.say(Update::Set(endpoints([2])));
+    assert_eq!(short(&watched.next().await), "set 1 2");
+    a.say(Update::Empty(Reason::NothingListed));
+    assert_eq!(short(&watched.next().await), "set 1 2");
+    a.say(Update::Failed(DiscoverError::new("down")));
+    b.say(Update::Failed(DiscoverError::new("down")));
+    assert_eq!(short(&watched.next().await), "failed | `a`: down (and 1 more)");
+    assert_eq!(short(&watched.next().await), "partial 2 | `a`: down (and 1 more)");
+}
+
+/// Where this process runs is known as soon as any of the sources finds it out; of several, the first
+/// counts.
+#[tokio::test(start_paused = true)]
+async fn each_source_may_find_out_where_this_process_runs() {
+    let zone = |name: &str| Locality { zone: Some(name.into()), ..Locality::default() };
+    let node = |name: &str| Locality { node: Some(name.into()), ..Locality::default() };
+    let (a, b) = (Feed::new("a"), Feed::new("b"));
+    let merge = Merge::new().with(a.source()).with(b.source());
+    let failover = Failover::new().then(StaticList::parse("10.0.0.9:80").unwrap()).then(merge);
+    let here = failover.here();
+    let mut watched = watch(failover);
+    a.say(Update::Set(endpoints([1])));
+    b.say(Update::Set(endpoints([2])));
+    assert_eq!(short(&watched.next().await), "set 9 1 2");
+    assert_eq!(*here.get(), Locality::default());
+    for (feed, found, known) in [
+        (&b, zone("far"), zone("far")),
+        (&a, node("n1"), Locality { node: Some("n1".into()), ..zone("far") }),
+        (&a, zone("near"), zone("near")),
+    ] {
+        feed.here.set(found);
+        feed.say(Update::Set(endpoints([if feed.name == "a" { 1 } else { 2 }])));
+        assert_eq!(short(&watched.next().await), "set 9 1 2");
+        assert_eq!(*here.get(), known);
+    }
 }
 
 /// T15: a source that ends is not asked again, its set stands, and nothing spins.
