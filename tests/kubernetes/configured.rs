@@ -24,9 +24,13 @@ impl Folder {
 
     /// A kubeconfig for `api` with these credentials.
     fn configure(&self, api: &ApiServer, user: &Value) {
+        self.configure_at(&api.url(), user);
+    }
+
+    fn configure_at(&self, url: &str, user: &Value) {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": api.url()}}],
+            "clusters": [{"name": "test", "cluster": {"server": url}}],
             "users": [{"name": "test", "user": user}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
@@ -43,6 +47,17 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The credentials of a program that does what `script` says and then gives the token `given`.
+#[cfg(unix)]
+fn program(script: &str) -> Value {
+    let api_version = "client.authentication.k8s.io/v1";
+    let credential = json!({"apiVersion": api_version, "kind": "ExecCredential",
+        "status": {"token": "given"}});
+    let script = format!("{script}; echo '{credential}'");
+    json!({"exec": {"apiVersion": api_version, "command": "sh", "args": ["-c", script],
+        "interactiveMode": "Never"}})
 }
 
 /// R12: what a server answers that is not ready is said at its first answer, and not after many tries
@@ -92,18 +107,13 @@ async fn r12_a_credential_program_that_hangs_holds_nobody_up() {
     api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
     api.require_token("given");
     let go = folder.0.join("go");
-    let credential = json!({"apiVersion": "client.authentication.k8s.io/v1",
-        "kind": "ExecCredential", "status": {"token": "given"}});
     let started = folder.0.join("started");
     let script = format!(
-        "echo begun >> {}; for i in $(seq 600); do if [ -e {} ]; then echo '{credential}'; exit 0; fi; \
-         sleep 0.05; done; exit 1",
+        "echo begun >> {}; for i in $(seq 600); do [ -e {} ] && break; sleep 0.05; done",
         started.display(),
         go.display()
     );
-    let program = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1",
-        "command": "sh", "args": ["-c", script], "interactiveMode": "Never"}});
-    folder.configure(&api, &program);
+    folder.configure(&api, &program(&script));
     let cluster = Kubernetes::kubeconfig(Some(folder.kubeconfig()), Some("test"))
         .silence_limit(Duration::from_millis(200));
     let mut all: Vec<_> = ["cart", "users", "orders"]
@@ -121,6 +131,30 @@ async fn r12_a_credential_program_that_hangs_holds_nobody_up() {
     for updates in &mut all[1..] {
         while !matches!(updates.next().await, Update::Empty(_)) {}
     }
+}
+
+/// The program that gives the credentials is not run at every try while the server is away.
+#[cfg(unix)]
+#[tokio::test]
+async fn r12_a_server_that_is_away_has_no_credential_program_run_again() {
+    let folder = Folder::new("away");
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let runs = folder.0.join("runs");
+    folder.configure_at(&url, &program(&format!("echo run >> {}", runs.display())));
+    let mut updates = Updates::of(folder.source());
+    let count = || std::fs::read_to_string(&runs).unwrap().lines().count();
+    let tries = async {
+        drop(server.accept().await.unwrap());
+        // kube itself runs it more than once for one client.
+        let of_first = count();
+        for _ in 0..3 {
+            // Nothing gets through.
+            drop(server.accept().await.unwrap());
+        }
+        assert_eq!(count(), of_first);
+    };
+    within(async { tokio::join!(tries, updates.failed()) }).await;
 }
 
 /// R12: an expired token is refused with 401, and read again from where it came; nothing is listed for

@@ -100,12 +100,17 @@ impl Failure {
         }
     }
 
+    /// Whether the credentials are not accepted.
+    pub(super) fn is_of_credentials(&self) -> bool {
+        self.code() == Some(401)
+    }
+
     /// Whether another client might do better: the credentials are not accepted, or nothing gets
     /// through at all. A watch that breaks had got through, and a new client may have a program run
     /// for its credentials.
     pub(super) fn is_of_client(&self) -> bool {
         match &self.cause {
-            Cause::Kube(kube::Error::Api(status)) => status.code == 401,
+            Cause::Kube(kube::Error::Api(_)) => self.is_of_credentials(),
             Cause::Kube(kube::Error::ReadEvents(_) | kube::Error::SerdeError(_)) => false,
             Cause::Kube(_) | Cause::Silent(_) => true,
             Cause::Late(_) | Cause::Nonsense(_) | Cause::Client(_) => false,

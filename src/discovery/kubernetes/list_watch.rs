@@ -308,9 +308,9 @@ impl ListWatch {
         self.world.take(std::mem::take(&mut self.seen), |_| false);
     }
 
-    async fn fail(&mut self, failure: Failure, loan: &Loan) {
+    async fn fail(&mut self, failure: Failure, loan: &Arc<Loan>) {
         if failure.is_of_client() {
-            self.clients.give_up(loan).await;
+            self.clients.give_up(loan, failure.is_of_credentials()).await;
         }
         let asked = failure.retry_after().max(loan.retry_after());
         self.report(failure);

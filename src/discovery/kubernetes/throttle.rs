@@ -25,6 +25,8 @@ pub(super) struct Throttle {
 pub(super) struct Throttled<S> {
     pub(super) inner: S,
     pub(super) throttle: Throttle,
+    /// Shows that the client works: its runtime drops it at its end.
+    pub(super) _alive: Arc<()>,
 }
 
 pin_project! {
@@ -110,7 +112,8 @@ mod tests {
             Ok::<_, Infallible>(response.body(()).unwrap())
         };
         let throttle = Throttle::default();
-        let mut throttled = Throttled { inner: service_fn(answer), throttle: throttle.clone() };
+        let inner = service_fn(answer);
+        let mut throttled = Throttled { inner, throttle: throttle.clone(), _alive: Arc::default() };
         throttled.call(Request::new(())).await.unwrap();
         throttle.rest()
     }
