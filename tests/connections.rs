@@ -3,17 +3,25 @@
 
 mod support;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use evenkeel::{
     Balance, Builder, Priority,
     discovery::{Discover, RefreshRequests, Update},
     node::LinkState,
-    policy::{P2c, Random, Rendezvous},
+    policy::{IntoPolicy, P2c, Random, Rendezvous, RequestKey},
     pool::Settings,
 };
 use futures::{FutureExt, Stream};
 use support::{Ask, Managed, Road, World, endpoint, feed, just, name, now, of, quiet, set};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 const MS: Duration = Duration::from_millis(1);
@@ -291,6 +299,67 @@ async fn r8_dials_of_removed_endpoints_do_not_hold_up_new_ones() {
     assert!(balance.clone().oneshot(Ask::default()).await.is_ok());
     assert!(now() - start < SECOND, "{:?}", now() - start);
     assert_eq!(world.closed().len(), 16);
+}
+
+/// One endpoint is up and 400 swallow their dials, under traffic for so long that all have failed;
+/// another joins them: it is up soon, and no call waits longer than for that.
+async fn joins_four_hundred_black_holes<P>(policy: P)
+where
+    P: IntoPolicy,
+    P::Key: RequestKey<Ask>,
+{
+    let world = World::new();
+    world.roads(Road::FailsAfter(SECOND));
+    world.road(401, Road::UpAfter(10 * MS));
+    world.road(402, Road::UpAfter(10 * MS));
+    let (feed, source) = feed();
+    feed.say(set(1..=401));
+    let balance = over(source)
+        .policy(policy)
+        .complete_at_response()
+        .make(Managed(Arc::clone(&world)))
+        .unwrap();
+    let mut calls = JoinSet::new();
+    let begin = now();
+    while now() - begin < 30 * SECOND {
+        calls.spawn(balance.clone().oneshot(Ask::default()));
+        tokio::time::sleep(20 * MS).await;
+    }
+    calls.abort_all();
+
+    feed.say(set(1..=402));
+    let joined = now();
+    let mut answers = Vec::new();
+    let mut up_after = None;
+    while now() - joined < 2 * SECOND {
+        let call = balance.clone().oneshot(Ask::default());
+        answers.push(tokio::spawn(async move {
+            let asked = now();
+            call.await.map(|_| now() - asked)
+        }));
+        tokio::time::sleep(20 * MS).await;
+        if up_after.is_none() && of(&balance.status(), 402).link == LinkState::Up {
+            up_after = Some(now() - joined);
+        }
+    }
+    let limit = 1_500 * MS;
+    assert!(up_after.is_some_and(|after| after <= limit), "up after {up_after:?}");
+    for answer in answers {
+        let took = answer.await.unwrap().unwrap();
+        assert!(took <= limit, "a call took {took:?}");
+    }
+}
+
+/// R4: dials of nodes that fail again and again, each for as long as it may, do not hold up a new one.
+#[tokio::test(start_paused = true)]
+async fn r4_a_new_endpoint_beside_many_black_holes_is_up_at_once() {
+    joins_four_hundred_black_holes(P2c::default()).await;
+    let count = Arc::new(AtomicU64::new(0));
+    let another = move |_: &Ask| {
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        Some(count.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    };
+    joins_four_hundred_black_holes(Rendezvous::by(another)).await;
 }
 
 /// Rule 9 and R1: a connection that breaks within a second of its start is a failure; one that

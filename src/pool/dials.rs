@@ -1,5 +1,9 @@
 //! Which nodes are dialled, and when: a few eagerly, the wanted at once, the failed after a rest,
 //! never too many together.
+//!
+//! Those that have failed and not been up since stand in a queue of their own, and leave room for the
+//! others: where a zone is lost, a dial of each of its endpoints takes as long as it may, and there are
+//! always some to be dialled again.
 
 use std::{
     cmp::Reverse,
@@ -14,19 +18,40 @@ use crate::{
 
 /// Dials that may be under way at once.
 const DIALS_AT_ONCE: usize = 16;
+/// As many of these may be of nodes that have failed.
+const DIALS_AGAIN_AT_ONCE: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
-    /// Until when, in nanoseconds of the fleet: a client that has not said by then how its dial went is
-    /// taken to have failed.
-    under_way: HashMap<NodeId, (u64, Arc<Node>)>,
-    wanted: VecDeque<Arc<Node>>,
-    /// Those in `wanted`: a node stands there once, however many requests want it.
+    under_way: HashMap<NodeId, UnderWay>,
+    /// Nodes that have not failed since they were last up, if ever they were.
+    fresh: Queue,
+    /// Nodes that have.
+    again: Queue,
+    /// Those wanted in either queue: a node stands there once, however many requests want it.
     queued: HashSet<NodeId>,
-    eager: VecDeque<Arc<Node>>,
     resting: BinaryHeap<Reverse<(u64, NodeId)>>,
     /// With the moment that stands for it in `resting`; what else stands there is out of date.
     failed: HashMap<NodeId, (u64, Arc<Node>)>,
+}
+
+/// A dial of which no end is known.
+#[derive(Debug)]
+struct UnderWay {
+    node: Arc<Node>,
+    /// In nanoseconds of the fleet: a client that has not said by then how its dial went is taken to
+    /// have failed.
+    until: u64,
+    /// The node had failed before.
+    is_again: bool,
+}
+
+/// Nodes that wait for their dial.
+#[derive(Debug, Default)]
+struct Queue {
+    wanted: VecDeque<Arc<Node>>,
+    /// After the wanted.
+    eager: VecDeque<Arc<Node>>,
 }
 
 /// What is due when a node's backoff ended.
@@ -50,8 +75,8 @@ pub(crate) struct EagerPlan {
 
 impl EagerPlan {
     /// As many nodes of `tiers` as keep `keep_connected` of them connected: the preferred tiers first,
-    /// and the nodes of each in random order. Under a policy that walks past what has failed, no
-    /// request would ever want that: it is dialled, too.
+    /// of each those first that have not failed, and all in random order. Under a policy that walks past
+    /// what has failed, no request would ever want that: it is dialled, too.
     pub(crate) fn of<'a>(
         fleet: &Fleet,
         tiers: impl Iterator<Item = &'a [Arc<Node>]>,
@@ -62,20 +87,23 @@ impl EagerPlan {
         let mut room = keep_connected;
         let mut rng = fleet.seeds.rng();
         for nodes in tiers {
-            let mut idle = Vec::new();
+            let (mut fresh, mut failing) = (Vec::new(), Vec::new());
             for node in nodes {
                 match node.link_state() {
-                    LinkState::Idle if scope == Scope::Listed && node.link.is_failing() => {
+                    LinkState::Idle if !node.link.is_failing() => fresh.push(node),
+                    LinkState::Idle if scope == Scope::Listed => {
                         plan.failing.push(Arc::clone(node));
                     }
-                    LinkState::Idle => idle.push(node),
+                    LinkState::Idle => failing.push(node),
                     LinkState::Failed { .. } => {}
                     _ => room = room.saturating_sub(1),
                 }
             }
-            while room > 0 && !idle.is_empty() {
-                plan.nodes.push_back(Arc::clone(idle.swap_remove(rng.below(idle.len()))));
-                room -= 1;
+            for mut idle in [fresh, failing] {
+                while room > 0 && !idle.is_empty() {
+                    plan.nodes.push_back(Arc::clone(idle.swap_remove(rng.below(idle.len()))));
+                    room -= 1;
+                }
             }
         }
         plan
@@ -87,7 +115,9 @@ impl EagerPlan {
 impl Dials {
     /// Dials what is planned, in the place of what was.
     pub(crate) fn follow(&mut self, plan: EagerPlan) {
-        self.eager = plan.nodes;
+        let (again, fresh) = plan.nodes.into_iter().partition(|node| node.link.is_failing());
+        self.fresh.eager = fresh;
+        self.again.eager = again;
         plan.failing.into_iter().for_each(|node| self.want(node));
     }
 
@@ -109,7 +139,7 @@ impl Dials {
 
     /// Nodes that are gone dial no longer, whether their clients say so or not.
     pub(crate) fn forget_retired(&mut self) {
-        self.under_way.retain(|_, (_, node)| !node.is_retired());
+        self.under_way.retain(|_, dial| !dial.node.is_retired());
         self.failed.retain(|_, (_, node)| !node.is_retired());
     }
 
@@ -117,10 +147,10 @@ impl Dials {
     pub(crate) fn silent(&mut self, fleet: &Fleet) -> Vec<Arc<Node>> {
         let now = fleet.now_nanos();
         let mut silent = Vec::new();
-        self.under_way.retain(|_, (until, node)| {
-            let overdue = now >= *until;
-            if overdue && node.link_state() == LinkState::Connecting {
-                silent.push(Arc::clone(node));
+        self.under_way.retain(|_, dial| {
+            let overdue = now >= dial.until;
+            if overdue && dial.node.link_state() == LinkState::Connecting {
+                silent.push(Arc::clone(&dial.node));
             }
             !overdue
         });
@@ -131,20 +161,45 @@ impl Dials {
     pub(crate) fn start(&mut self, fleet: &Fleet) {
         let now = fleet.now();
         while self.under_way.len() < DIALS_AT_ONCE {
-            let Some(node) = self.pop_wanted().or_else(|| self.eager.pop_front()) else { break };
+            let Some((node, is_again)) = self.pop() else { break };
             node.end_backoff_early();
             if node.link.is_idle() && !node.is_retired() {
                 let until = fleet.nanos(after(now, node.dial_limit()));
-                self.under_way.insert(node.id(), (until, Arc::clone(&node)));
+                let dial = UnderWay { node: Arc::clone(&node), until, is_again };
+                self.under_way.insert(node.id(), dial);
                 node.dial();
             }
         }
     }
 
+    /// The next to be dialled, and whether it has failed.
+    fn pop(&mut self) -> Option<(Arc<Node>, bool)> {
+        while let Some(node) = self.fresh.wanted.pop_front() {
+            // Wanted while its dial was under way, perhaps, which then failed.
+            if node.link.is_failing() {
+                self.again.wanted.push_back(node);
+            } else {
+                self.queued.remove(&node.id());
+                return Some((node, false));
+            }
+        }
+        if let Some(node) = self.fresh.eager.pop_front() {
+            return Some((node, false));
+        }
+        if self.under_way.values().filter(|dial| dial.is_again).count() >= DIALS_AGAIN_AT_ONCE {
+            return None;
+        }
+        let Some(node) = self.again.wanted.pop_front() else {
+            return Some((self.again.eager.pop_front()?, true));
+        };
+        self.queued.remove(&node.id());
+        Some((node, true))
+    }
+
     /// When the next backoff ends, or a dial is given up on.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let rested = self.resting.peek().map(|Reverse((until, _))| *until);
-        let forgotten = self.under_way.values().map(|(until, _)| *until).min();
+        let forgotten = self.under_way.values().map(|dial| dial.until).min();
         rested.into_iter().chain(forgotten).min()
     }
 
@@ -175,14 +230,9 @@ impl Dials {
 
     pub(crate) fn want(&mut self, node: Arc<Node>) {
         if self.queued.insert(node.id()) {
-            self.wanted.push_back(node);
+            let queue = if node.link.is_failing() { &mut self.again } else { &mut self.fresh };
+            queue.wanted.push_back(node);
         }
-    }
-
-    fn pop_wanted(&mut self) -> Option<Arc<Node>> {
-        let node = self.wanted.pop_front()?;
-        self.queued.remove(&node.id());
-        Some(node)
     }
 }
 
@@ -242,9 +292,9 @@ mod tests {
                 node.attended();
                 dials.attend(&node);
             }
-            assert_eq!((dials.wanted.len(), dials.queued.len()), (1, 1));
+            assert_eq!((dials.fresh.wanted.len(), dials.queued.len()), (1, 1));
             dials.start(&fleet);
-            assert_eq!((dials.wanted.len(), dials.queued.len()), (0, 0));
+            assert_eq!((dials.fresh.wanted.len(), dials.queued.len()), (0, 0));
         }
     }
 }
