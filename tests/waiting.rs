@@ -387,6 +387,57 @@ async fn r9_a_panic_of_source_policy_or_make_closes_the_balancer() {
     assert_closed(balance).await;
 }
 
+/// Rule 10: the timer of an attempt goes with the runtime of its balancer, and takes nobody along: a
+/// call that is polled on another, through a client of its own, fails and says that a server may have it.
+#[test]
+fn r9_the_end_of_its_runtime_ends_an_attempt_that_is_timed() {
+    let [runtime, other] = [(); 2]
+        .map(|()| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    let balance = runtime.block_on(async {
+        let balance = Balance::builder(just(set([1])))
+            .attempt_timeout(1_000 * SECOND)
+            .complete_at_response()
+            .make(Plain(World::new()))
+            .unwrap();
+        balance.ready().await.unwrap();
+        balance
+    });
+    let (_gates, asks): (Vec<_>, Vec<_>) = (0..2).map(|_| Ask::held()).unzip();
+    let calls = asks.into_iter().map(|ask| Box::pin(balance.clone().call(ask)));
+    let [mut polled, unpolled] = <[_; 2]>::try_from(calls.collect::<Vec<_>>()).ok().unwrap();
+    other.block_on(async { assert!((&mut polled).now_or_never().is_none()) });
+    let polled = other.spawn(polled);
+    other.block_on(tokio::task::yield_now());
+    drop(runtime);
+    other.block_on(async {
+        for call in [polled, tokio::spawn(unpolled)] {
+            let error = guard(call).await.unwrap().unwrap_err();
+            assert!(error.is_closed() && error.is_ambiguous(), "{error:?}");
+            assert_eq!(error.endpoint(), Some(&endpoint(1)));
+        }
+    });
+}
+
+/// The balancer's task may go before the last of its calls, whose timers run on.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_outlives_its_balancer_is_timed_all_the_same() {
+    let balance = Balance::builder(just(set([1])))
+        .attempt_timeout(60 * SECOND)
+        .drain_timeout(5 * SECOND)
+        .complete_at_response()
+        .make(Plain(World::new()))
+        .unwrap();
+    balance.ready().await.unwrap();
+    let (_gate, ask) = Ask::held();
+    let start = now();
+    let call = tokio::spawn(balance.clone().oneshot(ask));
+    drop(balance);
+    tokio::time::sleep(30 * SECOND).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "its own");
+    assert!(call.await.unwrap().unwrap_err().is_timeout());
+    assert_eq!(now() - start, 60 * SECOND);
+}
+
 /// Rule 10: its runtime may end, also before the driver ever ran.
 #[test]
 fn r9_the_end_of_its_runtime_closes_the_balancer() {

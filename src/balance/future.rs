@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Began, BoxError, Error, Resume, SharedError},
-    node::{Lease, Sleep, after},
+    node::{Lease, RuntimeEnded, Sleep, after},
     pool::{shared::Shared, snapshot::Choice},
 };
 
@@ -179,11 +179,8 @@ where
                     } else {
                         let timeout = this.timeout.as_mut().as_pin_mut();
                         let Some(timeout) = timeout else { return Poll::Pending };
-                        ready!(timeout.poll(cx));
-                        let after = this.attempt_timeout.unwrap_or_default();
-                        let error = Error::attempt_timeout(lease.endpoint(), after);
-                        lease.time_out();
-                        Stage::Failed { error }
+                        let over = ready!(lease.node().fleet().poll_sleep(timeout, cx));
+                        Stage::Failed { error: overdue(lease, *this.attempt_timeout, over) }
                     }
                 }
                 StageProjection::Picked { service, .. } => {
@@ -280,6 +277,18 @@ where
 /// Of a call that looks for a place.
 fn begun<S, K>(detour: &mut Option<Box<Detour<S, K>>>) -> &mut Detour<S, K> {
     detour.as_mut().expect("a call leaves the straight way before it looks")
+}
+
+/// Why an attempt is over without an answer.
+#[cold]
+fn overdue(lease: &mut Lease, after: Option<Duration>, over: Result<(), RuntimeEnded>) -> Error {
+    let endpoint = lease.endpoint();
+    if let Err(ended) = over {
+        let error = Error::closed(lease.node().fleet().target());
+        return error.with_last(Some(endpoint), Some(ended.into())).after_all_ambiguous();
+    }
+    lease.time_out();
+    Error::attempt_timeout(endpoint, after.unwrap_or_default())
 }
 
 /// The call looks for another place, unless there is no pool any more in which to pick again.

@@ -236,7 +236,8 @@ impl<S, K> Detour<S, K> {
         if self.turn.as_ref().is_some_and(|turn| turn.poll(cx).is_ready()) {
             return Poll::Ready(Heard::News);
         }
-        waiting.timeout.as_mut().poll(cx).map(|()| Heard::TooLate)
+        // Where its runtime has ended, it is too late as well.
+        self.shared.fleet.poll_sleep(waiting.timeout.as_mut(), cx).map(|_| Heard::TooLate)
     }
 
     pub(super) fn stop_waiting(&mut self) {

@@ -33,7 +33,7 @@ struct Running {
     sleep: Pin<Box<Sleep>>,
     after: Duration,
     until: Instant,
-    clock: Clock,
+    timers: Timers,
 }
 
 pin_project! {
@@ -62,14 +62,26 @@ impl Timers {
     /// A deadline `limit` from now; none without a limit.
     pub(super) fn within(&self, limit: Option<Duration>) -> Deadline {
         Deadline(limit.map(|limit| {
-            let clock = self.0.as_ref().map_or_else(Clock::default, |fleet| fleet.clock().clone());
-            let until = after(clock.now(), limit);
+            let until = after(self.now(), limit);
             let sleep = match &self.0 {
                 Some(fleet) => fleet.sleep_until(until),
-                None => clock.sleep_until(until),
+                None => Clock::default().sleep_until(until),
             };
-            Box::new(Running { sleep: Box::pin(sleep), after: limit, until, clock })
+            Box::new(Running { sleep: Box::pin(sleep), after: limit, until, timers: self.clone() })
         }))
+    }
+
+    fn now(&self) -> Instant {
+        self.0.as_ref().map_or_else(|| Clock::default().now(), |fleet| fleet.now())
+    }
+
+    /// Whether `sleep` is over. With its runtime it is: nothing that waits for the balancer's
+    /// connections outlives that.
+    fn poll_over(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Some(fleet) => fleet.poll_sleep(sleep, cx).map(|_| ()),
+            None => sleep.poll(cx),
+        }
     }
 }
 
@@ -79,13 +91,13 @@ impl Deadline {
     /// Ready with its length once the deadline has passed.
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(running) = &mut self.0 else { return Poll::Pending };
-        running.sleep.as_mut().poll(cx).map(|()| running.after)
+        running.timers.poll_over(running.sleep.as_mut(), cx).map(|()| running.after)
     }
 
     /// Its length, if it has passed: for those who never wait, and whose timers so never run.
     fn passed(&self) -> Option<Duration> {
         let running = self.0.as_ref()?;
-        (running.clock.now() >= running.until).then_some(running.after)
+        (running.timers.now() >= running.until).then_some(running.after)
     }
 }
 

@@ -46,6 +46,11 @@ pin_project! {
     }
 }
 
+/// The runtime that a sleep was to be woken by is no more.
+#[derive(Debug, thiserror::Error)]
+#[error("the runtime of the balancer's timers has ended")]
+pub(crate) struct RuntimeEnded;
+
 // === impl Clock ===
 
 impl Clock {
@@ -80,6 +85,16 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Clock(custom)" } else { "Clock(tokio)" })
+    }
+}
+
+// === impl Sleep ===
+
+impl Sleep {
+    /// Whether a runtime has to wake it.
+    #[inline]
+    pub(crate) fn needs_runtime(&self) -> bool {
+        matches!(self, Self::Tokio { .. })
     }
 }
 

@@ -2,14 +2,17 @@
 
 use std::{
     any::Any,
+    future::Future,
+    pin::Pin,
     sync::{Arc, OnceLock, Weak},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use tokio::sync::mpsc;
 
 use super::{
-    Clock, Node, Signal, Sleep,
+    Clock, Node, RuntimeEnded, Signal, Sleep,
     crowd::CrowdCount,
     epoch::Epoch,
     recent::RecentLatency,
@@ -120,6 +123,36 @@ impl Fleet {
         self.clock.sleep_until(until)
     }
 
+    /// Whether one of its sleeps is over, asked from wherever.
+    ///
+    /// # Errors
+    /// The runtime of the timers has ended: tokio's own poll would panic. It still does if the runtime
+    /// ends on another thread between the look here and that poll.
+    #[inline]
+    pub(crate) fn poll_sleep(
+        &self,
+        sleep: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), RuntimeEnded>> {
+        // A runtime ends its tasks, and with them the driver, before its timers.
+        if self.attention.is_closed() && sleep.needs_runtime() && self.has_runtime_ended() {
+            return Poll::Ready(Err(RuntimeEnded));
+        }
+        sleep.poll(cx).map(Ok)
+    }
+
+    /// The driver may have ended without it.
+    #[cold]
+    fn has_runtime_ended(&self) -> bool {
+        self.runtime.as_ref().is_some_and(|runtime| {
+            // It cannot be asked; but what is spawned on one that has ended is over at once.
+            let probe = runtime.spawn(std::future::pending::<()>());
+            let ended = probe.is_finished();
+            probe.abort();
+            ended
+        })
+    }
+
     /// Nanoseconds from the pool's beginning to `now`.
     #[inline]
     pub(crate) fn nanos(&self, now: Instant) -> u64 {
@@ -172,6 +205,11 @@ impl Fleet {
 
     pub(crate) fn home(&self) -> Option<&Home> {
         self.home.get()
+    }
+
+    /// What the pool balances, for the errors of its calls.
+    pub(crate) fn target(&self) -> Arc<str> {
+        self.home().map_or_else(Arc::default, |home| Arc::clone(&home.target))
     }
 
     /// Asks the driver to look at `node`. Without a driver there is nobody to ask.

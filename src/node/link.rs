@@ -385,10 +385,13 @@ impl Link {
         self.0.fleet.seeds.rng().next_f64()
     }
 
-    /// A wait for `until`, wherever it is polled.
+    /// A wait for `until`, wherever it is polled; or for the end of the pool's runtime, after which
+    /// nothing is worth a wait.
     #[cfg(feature = "http")]
-    pub(crate) fn sleep_until(&self, until: Instant) -> super::Sleep {
-        self.0.fleet.sleep_until(until)
+    pub(crate) async fn sleep_until(&self, until: Instant) {
+        let fleet = &self.0.fleet;
+        let mut sleep = std::pin::pin!(fleet.sleep_until(until));
+        let _ = std::future::poll_fn(|cx| fleet.poll_sleep(sleep.as_mut(), cx)).await;
     }
 
     /// The state that was last reported.

@@ -41,7 +41,7 @@ pub use self::{
     rng::Rng,
 };
 pub(crate) use self::{
-    clock::{Sleep, after},
+    clock::{RuntimeEnded, Sleep, after},
     crowd::{Counted, Crowd},
     fleet::{Fleet, Home, Moment},
     latency::Scan,

@@ -106,12 +106,9 @@ impl<S, K> Shared<S, K> {
         S: Send + Sync + 'static,
         K: Send + Sync + 'static,
     {
-        let home = lease.node().fleet().home();
-        let pool = home.and_then(|home| home.pool.upgrade());
-        pool.and_then(|pool| pool.downcast().ok()).ok_or_else(|| {
-            let target = home.map_or_else(Arc::default, |home| Arc::clone(&home.target));
-            Error::closed(target)
-        })
+        let fleet = lease.node().fleet();
+        let pool = fleet.home().and_then(|home| home.pool.upgrade());
+        pool.and_then(|pool| pool.downcast().ok()).ok_or_else(|| Error::closed(fleet.target()))
     }
 
     #[inline]
