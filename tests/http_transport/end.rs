@@ -65,3 +65,27 @@ async fn a_stream_given_to_a_connection_is_closed_with_it() {
     })
     .await;
 }
+
+/// Rule 10: a call on a runtime that has ended fails. Tokio drops what is spawned there within `spawn`.
+#[test]
+fn a_call_after_the_end_of_its_runtime_does_not_hang() {
+    use tokio::runtime::Builder;
+
+    for builder in [Builder::new_current_thread, Builder::new_multi_thread] {
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = builder().enable_all().build().unwrap();
+            let handle = runtime.handle().clone();
+            drop(runtime);
+            let _on_it = handle.enter();
+            let (connect, _dials) = Dials::new();
+            let (mut service, link) = make(&Http::default().connector(connect), &some_endpoint());
+            let unsent = service.call(get("/")).now_or_never().expect("it waits").unwrap_err();
+            done.send((unsent, link.state())).unwrap();
+        });
+        let (unsent, state) = is_done.recv_timeout(Duration::from_secs(30)).expect("it hangs");
+        assert!(unsent.request().is_some());
+        assert!(unsent.cause().downcast_ref::<ConnectError>().is_some());
+        assert!(matches!(state, LinkState::Failed { .. }), "{state:?}");
+    }
+}

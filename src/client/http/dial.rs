@@ -3,10 +3,13 @@
 use std::{
     future::Future,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Settings,
@@ -31,6 +34,10 @@ struct Outcome {
     pool: Weak<Pool>,
     address: Address,
     known: bool,
+    /// Set by the first of two: whoever spawned it, once that is done, and the end of the task without a
+    /// result. The second tells the pool. A runtime that has ended drops the task within `spawn`, where
+    /// the pool's lock is held.
+    parted: Arc<AtomicBool>,
 }
 
 enum Made {
@@ -38,19 +45,34 @@ enum Made {
     Http2(h2::Trunk, Box<h2::Driver>),
 }
 
+/// Spawns a dial, which then tells the pool of its end; false if the runtime has ended, and nobody will
+/// tell.
+pub(super) fn start(
+    pool: &Arc<Pool>,
+    runtime: &Handle,
+    id: u64,
+    shunned: Vec<Address>,
+    cancelled: watch::Receiver<()>,
+) -> bool {
+    let parted = Arc::default();
+    runtime.spawn(run(pool, id, shunned, cancelled, Arc::clone(&parted)));
+    !parted.swap(true, Ordering::AcqRel)
+}
+
 /// The task of a dial. It holds the pool weakly and ends with it.
-pub(super) fn run(
+fn run(
     pool: &Arc<Pool>,
     id: u64,
     shunned: Vec<Address>,
     mut cancelled: watch::Receiver<()>,
+    parted: Arc<AtomicBool>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let endpoint = pool.link.endpoint();
     let (settings, clock, offer) = (Arc::clone(&pool.settings), pool.clock.clone(), pool.offer);
     let (keepalive, lifetime) = (pool.keepalive(), pool.lifetime());
     let timeout = settings.connect_timeout;
-    let outcome =
-        Outcome { pool: Arc::downgrade(pool), address: endpoint.addr().clone(), known: false };
+    let address = endpoint.addr().clone();
+    let outcome = Outcome { pool: Arc::downgrade(pool), address, known: false, parted };
     let deadline = after(clock.now(), timeout);
     let trail = Trail::new(shunned);
     async move {
@@ -177,7 +199,7 @@ impl Outcome {
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        if self.known {
+        if self.known || !self.parted.swap(true, Ordering::AcqRel) {
             return;
         }
         if let Some(pool) = self.pool.upgrade() {

@@ -77,8 +77,8 @@ struct State {
     /// Since the link last failed, an HTTP/1.1 connection has brought a response: this is a server, and
     /// one that closes what was never used does no harm.
     served: bool,
-    /// HTTP/1.1: dials fail, and no connection was returned in time: the link has failed, though some
-    /// are open. Until one is returned or a dial comes through.
+    /// HTTP/1.1: dials fail, and no connection was returned in time; or the runtime has ended. The link
+    /// has failed, though some are open. Until one is returned or a dial comes through.
     shut: bool,
     /// Since when somebody in line waits, or waited, without any having been served.
     unserved_since: Option<Instant>,
@@ -194,7 +194,7 @@ impl Pool {
         while state.dialing < state.waiting.min(most) && self.start_dial(state) {}
     }
 
-    /// Starts one dial; false if there is no runtime to do it.
+    /// Starts one dial; false if there is no runtime to do it, or only one that has ended.
     fn start_dial(self: &Arc<Self>, state: &mut State) -> bool {
         let Some(runtime) = self.link.runtime().or_else(|| Handle::try_current().ok()) else {
             let error = ConnectError::failed(
@@ -211,8 +211,14 @@ impl Pool {
         }
         state.last_id += 1;
         let shunned = state.shunned.clone();
-        runtime.spawn(dial::run(self, state.last_id, shunned, self.cancel.subscribe()));
-        true
+        if dial::start(self, &runtime, state.last_id, shunned, self.cancel.subscribe()) {
+            return true;
+        }
+        state.dialing -= 1;
+        // What ran there has ended, too, and its connections with it.
+        state.shut = true;
+        self.dial_ended(state, ConnectError::closed(self.link.endpoint().addr()));
+        false
     }
 
     /// Later dials try last what this one has tried in vain.
