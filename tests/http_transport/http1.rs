@@ -168,3 +168,35 @@ async fn no_more_than_so_many_lie_idle() {
     assert_eq!(closed.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
     assert_eq!(link.state(), LinkState::Up);
 }
+
+/// A look at the socket is a call to the system: one a request, and only where a connection has lain idle
+/// or comes from another request.
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_is_looked_at_once_for_each_request() {
+    let (connect, mut dials) = Dials::new();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looked = || looks.swap(0, Ordering::SeqCst);
+    let counter = Arc::clone(&looks);
+    let http = Http::default().connector(move |address: &Address| {
+        let (connecting, counter) = (connect.connect(address), Arc::clone(&counter));
+        async move {
+            Ok::<_, BoxError>(connecting.await?.with_open_check(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+                true
+            }))
+        }
+    });
+    let (service, _) = make(&http, &some_endpoint());
+    let mut pipe = one_idle(&mut dials, &service).await;
+    assert_eq!(looked(), 0, "a new one");
+    let kept = call(&service, get("/kept"));
+    read_head(&mut pipe).await.unwrap();
+    assert_eq!(looked(), 1, "one that lay idle");
+    let waits = call(&service, get("/waits"));
+    let _hangs = dials.next().await;
+    pipe.write_all(ANSWER).await.unwrap();
+    text(kept.await.unwrap().unwrap()).await;
+    read_head(&mut pipe).await.unwrap();
+    assert_eq!(looked(), 1, "one that another request returned");
+    drop(waits);
+}

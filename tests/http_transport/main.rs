@@ -3,6 +3,7 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod addresses;
 mod breaks;
 mod dials;
 mod end;

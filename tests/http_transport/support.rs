@@ -37,6 +37,10 @@ pub(crate) type Sent<B = String> = Result<Response<HttpBody>, Unsent<Request<B>>
 
 pub(crate) const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
+/// The same of a server that closes after it.
+pub(crate) const LAST_ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+
 /// No test may hang; over real sockets only, since paused time would jump here.
 pub(crate) async fn guarded<T>(test: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test hangs")

@@ -86,11 +86,13 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
     loop {
         let granted = match pool.checkout(fresh || tries >= TRIES) {
             Checkout::Now(grant) => Ok(grant),
-            Checkout::Later(waiter) => in_time(&pool, waiter).await,
+            Checkout::Later(waiter) => match in_time(&pool, waiter).await {
+                // Returned by another request, it may have been closed meanwhile.
+                Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
+                granted => granted,
+            },
         };
         let grant = match granted {
-            // Returned by another request, it may have been closed meanwhile.
-            Ok(Grant::Http1(lane)) if lane.used && !lane.is_usable() => continue,
             Ok(grant) => grant,
             Err(error) => {
                 return Err(Failed::Back { job, cause: error.into(), why: Why::Unsent });

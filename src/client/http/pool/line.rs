@@ -1,6 +1,6 @@
 //! The line of requests that wait for a connection, and the lanes that serve it.
 
-use std::{mem, time::Instant};
+use std::{collections::VecDeque, mem, time::Instant};
 
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -137,9 +137,11 @@ impl Pool {
     pub(super) fn fail_line(&self, state: &mut State, error: &ConnectError) {
         // While others dial, the one that this dial was for has had its chance; while connections
         // are open, one of them may yet be returned, unless that has been awaited in vain.
+        let http1 = state.spoken == Some(Spoken::Http1);
         let mut fails = match (state.open > 0 && !state.shut, state.dialing) {
             (false, 0) => usize::MAX,
-            (false, _) if state.spoken == Some(Spoken::Http1) => 1,
+            (false, _) if http1 => 1,
+            (true, 0) if http1 => return state.fail_fresh(error),
             _ => 0,
         };
         while fails > 0 && state.waiting > 0 {
@@ -190,5 +192,22 @@ impl Pool {
                 }
             }
         });
+    }
+}
+
+impl State {
+    /// Tells those for whom nothing that is returned will do that no new connection is on its way.
+    fn fail_fresh(&mut self, error: &ConnectError) {
+        let (fresh, others): (VecDeque<_>, _) =
+            mem::take(&mut self.line).into_iter().partition(|place| place.fresh);
+        self.line = others;
+        for place in fresh {
+            if place.grant.send(Err(error.clone())).is_ok() {
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+        }
+        if self.waiting == 0 {
+            self.unserved_since = None;
+        }
     }
 }

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     endpoint::{Address, Endpoint},
-    node::{Clock, Dial, Link},
+    node::{Clock, Dial, Link, LinkState},
 };
 
 /// Dials at once to one endpoint: a burst of requests shall be no flood of connections.
@@ -270,6 +270,10 @@ impl Pool {
                 state.resting = false;
                 state.served = false;
                 self.link.failed(error.clone());
+            } else if matches!(self.link.state(), LinkState::Up | LinkState::Resting) {
+                // Picked as if it were up, it would be dialled again and again, and never be out.
+                state.resting = false;
+                self.link.connecting();
             }
         } else if state.spoken == Some(Spoken::Http1) && state.idle.is_empty() {
             self.judge(state, &error);
