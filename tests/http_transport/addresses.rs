@@ -115,3 +115,26 @@ async fn r2_the_last_of_many_addresses_is_tried_too() {
         assert_eq!(ask(&service, "/").await, "ok", "{addresses}");
     }
 }
+
+/// R25: the error of a dial that timed out tells what became of the addresses that did not hang.
+#[tokio::test(start_paused = true)]
+async fn r25_a_dial_that_times_out_tells_what_the_other_addresses_said() {
+    let http = Http::default().connector(|address: &Address| {
+        let hangs = address.port() == Some(1);
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Err::<Connected, BoxError>(std::io::Error::other("no route").into())
+        }
+    });
+    let (service, _) = make(&http, &of_addresses(2));
+    let unsent = call(&service, get("/")).await.unwrap().unwrap_err();
+    let error = unsent.cause().downcast_ref::<ConnectError>().unwrap();
+    assert!(error.is_timeout());
+    assert_eq!(error.address().port(), Some(1));
+    let other = std::error::Error::source(error).unwrap().downcast_ref::<ConnectError>().unwrap();
+    assert!(!other.is_timeout());
+    assert_eq!(other.address().port(), Some(2));
+    assert_eq!(std::error::Error::source(other).unwrap().to_string(), "no route");
+}

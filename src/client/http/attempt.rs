@@ -1,6 +1,6 @@
 //! A request on its way: from connection to connection, as long as it is provably not processed.
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::Duration};
 
 use http::{Request, Response, request::Parts, uri::Scheme};
 use tokio::runtime::Handle;
@@ -73,6 +73,10 @@ const TRIES: usize = 3;
 /// and some after a few requests.
 const TRIES_WHERE_SERVED: usize = 16;
 
+/// How much longer than its dial a request waits: a tick of the timer, since the dial knows more of what
+/// went wrong.
+const GRACE: Duration = Duration::from_millis(1);
+
 /// How many connections may die with an idempotent request. That is no more, since the request itself
 /// may be what they die of.
 const DEATHS: u8 = 2;
@@ -127,7 +131,7 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
 /// A connection that is returned or made within the connect timeout.
 async fn in_time(pool: &Pool, waiter: Waiter) -> Granted {
     let timeout = pool.settings.connect_timeout;
-    let deadline = after(pool.clock.now(), timeout);
+    let deadline = after(pool.clock.now(), timeout.saturating_add(GRACE));
     tokio::select! {
         biased;
         granted = waiter => granted,
@@ -135,7 +139,7 @@ async fn in_time(pool: &Pool, waiter: Waiter) -> Granted {
             let endpoint = pool.link.endpoint();
             Err(match pool.has_connections() {
                 true => ConnectError::busy(endpoint.addr(), timeout),
-                false => ConnectError::timed_out(endpoint.addr(), timeout),
+                false => ConnectError::timed_out(endpoint.addr(), timeout, None),
             })
         }
     }

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     Settings,
     connect::Connected,
-    error::ConnectError,
+    error::{ConnectError, SharedCause},
     eyeballs::{self, Trail},
     h1, h2,
     head::Name,
@@ -90,7 +90,7 @@ fn run(
             biased;
             made = dial.make() => made.map_err(|cause| ConnectError::failed(endpoint.addr(), cause)),
             () = clock.sleep_until(deadline) => {
-                Err(ConnectError::timed_out(endpoint.addr(), timeout))
+                Err(ConnectError::timed_out(endpoint.addr(), timeout, trail.failed()))
             }
             _ = cancelled.changed() => Err(ConnectError::closed(endpoint.addr())),
         };
@@ -112,7 +112,7 @@ struct Dial<'a> {
 
 impl Dial<'_> {
     /// A connection to whichever of the endpoint's addresses is up first.
-    async fn make(&self) -> Result<(Made, Arc<Monitor>), BoxError> {
+    async fn make(&self) -> Result<(Made, Arc<Monitor>), SharedCause> {
         self.race(self.endpoint.addresses().cloned(), |address| self.reach(address)).await
     }
 
@@ -120,9 +120,9 @@ impl Dial<'_> {
         &self,
         addresses: impl Iterator<Item = Address>,
         attempt: impl Fn(Address) -> F,
-    ) -> Result<(Made, Arc<Monitor>), BoxError>
+    ) -> Result<(Made, Arc<Monitor>), SharedCause>
     where
-        F: Future<Output = Result<(Made, Arc<Monitor>), BoxError>>,
+        F: Future<Output = Result<(Made, Arc<Monitor>), SharedCause>>,
     {
         let is_v6 = |address: &Address| matches!(address, Address::Socket(SocketAddr::V6(_)));
         let addresses = self.trail.order(addresses, is_v6);
@@ -130,21 +130,27 @@ impl Dial<'_> {
         eyeballs::race(addresses, self.clock, delay, attempt).await
     }
 
-    async fn reach(&self, address: Address) -> Result<(Made, Arc<Monitor>), BoxError> {
+    async fn reach(&self, address: Address) -> Result<(Made, Arc<Monitor>), SharedCause> {
         match &address {
             Address::Name { host, port } if self.settings.resolves => {
-                let addresses = lookup::addresses(host, *port).await?.map(Address::Socket);
-                self.race(addresses, |address| self.connect(address)).await
+                let found = lookup::addresses(host, *port).await;
+                let addresses = found.map_err(|error| self.trail.note(&address, error))?;
+                self.race(addresses.map(Address::Socket), |address| self.connect(address)).await
             }
             _ => self.connect(address).await,
         }
     }
 
+    async fn connect(&self, address: Address) -> Result<(Made, Arc<Monitor>), SharedCause> {
+        let made = self.come_up(&address).await;
+        made.map_err(|error| self.trail.note(&address, error))
+    }
+
     /// All the way to a connection that is up, so that an address at which something accepts, and no more,
     /// holds up no other.
-    async fn connect(&self, address: Address) -> Result<(Made, Arc<Monitor>), BoxError> {
-        self.trail.begin(&address);
-        let stream = self.settings.connector.connect(&address).await?;
+    async fn come_up(&self, address: &Address) -> Result<(Made, Arc<Monitor>), BoxError> {
+        self.trail.begin(address);
+        let stream = self.settings.connector.connect(address).await?;
         let Secured { stream, spoken, scheme, server_name } = match &self.settings.secure {
             Some(secure) => secure.secure(stream, self.endpoint, self.offer).await?,
             None => Secured::plain(stream),
@@ -166,7 +172,7 @@ impl Dial<'_> {
                 Made::Http1(lane, Box::new(driver))
             }
         };
-        self.trail.end_at(&address);
+        self.trail.end_at(address);
         Ok((made, monitor))
     }
 }

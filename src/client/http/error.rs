@@ -4,13 +4,14 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::uri::Scheme;
 
-use crate::{endpoint::Address, error::BoxError};
+use crate::endpoint::Address;
 
 /// No connection to the endpoint could be made, or none was free.
 ///
 /// The cause of an [`Unsent`](crate::Unsent) that hands its request back. Its
 /// [`source`](StdError::source) is what the connector or the protocol said, such as a
-/// [`std::io::Error`]. Cheap to clone: every request that waited for the dial gets the same.
+/// [`std::io::Error`]; that of a dial that timed out is the `ConnectError` of the last address that did
+/// not hang but fail, if any did. Cheap to clone: every request that waited for the dial gets the same.
 #[derive(Clone)]
 pub struct ConnectError {
     address: Address,
@@ -19,11 +20,15 @@ pub struct ConnectError {
 
 #[derive(Clone)]
 enum Cause {
-    TimedOut(Duration),
+    /// After how long, and what another of the endpoint's addresses said meanwhile.
+    TimedOut(Duration, Option<Arc<ConnectError>>),
     Busy(Duration),
-    Failed(Arc<dyn StdError + Send + Sync>),
+    Failed(SharedCause),
     Closed,
 }
+
+/// Why an attempt failed, as its own type, for several errors that tell of it.
+pub(super) type SharedCause = Arc<dyn StdError + Send + Sync>;
 
 /// The request's URI asks for a scheme that this transport does not speak: `https` of one without TLS,
 /// or `http` of one with it.
@@ -65,16 +70,16 @@ pub enum ProtocolError {
 // === impl ConnectError ===
 
 impl ConnectError {
-    pub(super) fn timed_out(address: &Address, after: Duration) -> Self {
-        Self { address: address.clone(), cause: Cause::TimedOut(after) }
+    pub(super) fn timed_out(address: &Address, after: Duration, other: Option<Self>) -> Self {
+        Self { address: address.clone(), cause: Cause::TimedOut(after, other.map(Arc::new)) }
     }
 
     pub(super) fn busy(address: &Address, after: Duration) -> Self {
         Self { address: address.clone(), cause: Cause::Busy(after) }
     }
 
-    pub(super) fn failed(address: &Address, cause: impl Into<BoxError>) -> Self {
-        Self { address: address.clone(), cause: Cause::Failed(Arc::from(cause.into())) }
+    pub(super) fn failed(address: &Address, cause: SharedCause) -> Self {
+        Self { address: address.clone(), cause: Cause::Failed(cause) }
     }
 
     pub(super) fn closed(address: &Address) -> Self {
@@ -88,7 +93,7 @@ impl ConnectError {
 
     /// Whether the connect timeout ended the dial.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.cause, Cause::TimedOut(_))
+        matches!(self.cause, Cause::TimedOut(..))
     }
 
     /// Whether there are connections, and none was free for as long as a dial may take: as many
@@ -103,7 +108,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = &self.address;
         match &self.cause {
-            Cause::TimedOut(after) => write!(f, "no connection to {address} within {after:?}"),
+            Cause::TimedOut(after, _) => write!(f, "no connection to {address} within {after:?}"),
             Cause::Busy(after) => {
                 write!(f, "all connections to {address} were busy for {after:?}")
             }
@@ -118,7 +123,10 @@ impl fmt::Debug for ConnectError {
         let mut debug = f.debug_struct("ConnectError");
         debug.field("address", &self.address);
         match &self.cause {
-            Cause::TimedOut(after) => debug.field("timed_out", after),
+            Cause::TimedOut(after, None) => debug.field("timed_out", after),
+            Cause::TimedOut(after, Some(other)) => {
+                debug.field("timed_out", after).field("source", other)
+            }
             Cause::Busy(after) => debug.field("busy_for", after),
             Cause::Failed(cause) => debug.field("source", cause),
             Cause::Closed => debug.field("closed", &true),
@@ -131,6 +139,7 @@ impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.cause {
             Cause::Failed(cause) => Some(&**cause),
+            Cause::TimedOut(_, Some(other)) => Some(&**other),
             _ => None,
         }
     }

@@ -11,11 +11,12 @@ use std::{
     future::{Future, poll_fn},
     mem,
     pin::{Pin, pin},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
+use super::error::{ConnectError, SharedCause};
 use crate::{
     endpoint::Address,
     error::BoxError,
@@ -37,6 +38,8 @@ pub(super) struct Trail {
 struct Tried {
     in_vain: Vec<Address>,
     came_through: Option<Address>,
+    /// The last of those that did not hang, and what it said.
+    failed: Option<(Address, SharedCause)>,
 }
 
 /// Of a name whose addresses change all the time no more are remembered.
@@ -78,6 +81,21 @@ impl Trail {
         let mut tried = self.tried();
         tried.in_vain.retain(|of| of != address);
         tried.came_through = Some(address.clone());
+    }
+
+    /// Notes why an attempt failed, for an error that tells of the dial.
+    pub(super) fn note(&self, address: &Address, error: BoxError) -> SharedCause {
+        let cause = SharedCause::from(error);
+        self.tried().failed = Some((address.clone(), Arc::clone(&cause)));
+        cause
+    }
+
+    /// The last address that failed, if any did.
+    pub(super) fn failed(&self) -> Option<ConnectError> {
+        self.tried()
+            .failed
+            .as_ref()
+            .map(|(address, cause)| ConnectError::failed(address, Arc::clone(cause)))
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {
@@ -123,9 +141,9 @@ pub(super) async fn race<A, T, F>(
     clock: &Clock,
     delay: Duration,
     attempt: impl Fn(A) -> F,
-) -> Result<T, BoxError>
+) -> Result<T, SharedCause>
 where
-    F: Future<Output = Result<T, BoxError>>,
+    F: Future<Output = Result<T, SharedCause>>,
 {
     let mut race = Race { left: addresses, under_way: Vec::new(), failed: false, last: None };
     let mut next = pin!(None::<Sleep>);
@@ -148,10 +166,8 @@ where
                     next.set(Some(clock.sleep_until(after(clock.now(), delay))));
                 }
                 None if race.under_way.is_empty() => {
-                    let error = race.last.take();
-                    return Poll::Ready(Err(
-                        error.unwrap_or_else(|| "there is no address to connect to".into())
-                    ));
+                    let none = || BoxError::from("there is no address to connect to").into();
+                    return Poll::Ready(Err(race.last.take().unwrap_or_else(none)));
                 }
                 None => return Poll::Pending,
             }
@@ -165,10 +181,10 @@ struct Race<A, F> {
     under_way: Vec<Pin<Box<F>>>,
     /// An attempt has failed since the last began.
     failed: bool,
-    last: Option<BoxError>,
+    last: Option<SharedCause>,
 }
 
-impl<A, T, F: Future<Output = Result<T, BoxError>>> Race<A, F> {
+impl<A, T, F: Future<Output = Result<T, SharedCause>>> Race<A, F> {
     /// Polls each attempt; those that failed leave, and the next need not wait for its time.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
         let mut index = 0;
@@ -264,7 +280,9 @@ mod tests {
             let clock = clock.clone();
             async move {
                 clock.sleep(Duration::from_millis(takes)).await;
-                comes_through.then_some(index).ok_or_else(|| BoxError::from(index.to_string()))
+                comes_through
+                    .then_some(index)
+                    .ok_or_else(|| BoxError::from(index.to_string()).into())
             }
         })
         .await;

@@ -41,6 +41,7 @@ use super::{
 };
 use crate::{
     endpoint::{Address, Endpoint},
+    error::BoxError,
     node::{Clock, Dial, Link, LinkState},
 };
 
@@ -197,10 +198,8 @@ impl Pool {
     /// Starts one dial; false if there is no runtime to do it, or only one that has ended.
     fn start_dial(self: &Arc<Self>, state: &mut State) -> bool {
         let Some(runtime) = self.link.runtime().or_else(|| Handle::try_current().ok()) else {
-            let error = ConnectError::failed(
-                self.link.endpoint().addr(),
-                "a tokio runtime is needed to connect",
-            );
+            let cause = BoxError::from("a tokio runtime is needed to connect");
+            let error = ConnectError::failed(self.link.endpoint().addr(), cause.into());
             self.dial_ended(state, error);
             return false;
         };
