@@ -1,8 +1,9 @@
 //! From an address to a byte stream; what TCP, Unix sockets and pipes in tests plug into.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use hyper::rt::{Read, Write};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::socket::Socket;
@@ -47,6 +48,13 @@ pub(super) type IsOpen = Arc<dyn Fn() -> bool + Send + Sync>;
 pub(super) trait Stream: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> Stream for T {}
+
+/// How long a host may be silent before the system asks whether it is there, and between two such
+/// questions. This and the rest as in reqwest.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long what was sent may remain unacknowledged, or find no room at the peer.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`): by the dial, which
 /// tries their addresses as it does those of an endpoint.
@@ -110,7 +118,7 @@ async fn open(address: &Address) -> Result<Socket, BoxError> {
         Address::Socket(address) => TcpStream::connect(address).await?,
         // The dial has looked it up.
         Address::Name { .. } => {
-            return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into());
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
         #[cfg(unix)]
         Address::Unix(path) => {
@@ -118,9 +126,52 @@ async fn open(address: &Address) -> Result<Socket, BoxError> {
         }
         #[cfg(not(unix))]
         Address::Unix(_) => {
-            return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into());
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
     };
     stream.set_nodelay(true)?;
+    if let Err(error) = watch(&stream) {
+        // Every connection serves without it.
+        tracing::trace!(%address, %error, "cannot set up TCP keepalive");
+    }
     Ok(Socket::tcp(stream))
+}
+
+/// Has the system find out that the host is gone: without power, say, or behind a NAT that has forgotten
+/// the connection. Over HTTP/1.1 nothing else does.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    #[cfg(any(
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "ios",
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "netbsd",
+    ))]
+    let keepalive = keepalive.with_interval(KEEPALIVE).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// R2: the system itself asks a host that is silent whether it is still there.
+    #[tokio::test]
+    async fn r2_a_connection_is_watched_by_the_system() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::from(listener.local_addr().unwrap());
+        let socket = open(&address).await.unwrap();
+        let socket = socket.as_sock_ref();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+    }
 }

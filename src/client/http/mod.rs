@@ -191,6 +191,11 @@ impl Http {
 
     /// What opens the byte streams; TCP with `TCP_NODELAY`, and Unix sockets, by default.
     ///
+    /// That TCP finds out by itself when the host is gone, as it is without power: it asks after 15 s of
+    /// silence and then every 15 s, and gives up after three questions (keepalive). On Linux it gives up
+    /// after 30 s, also where what was sent has not been acknowledged, or finds no room at a peer that
+    /// has stopped reading (`TCP_USER_TIMEOUT`).
+    ///
     /// Such a connector is given names as they are. Otherwise they are resolved by the system
     /// (`getaddrinfo`), and their addresses tried as those of an endpoint are.
     pub fn connector(self, connector: impl Connect) -> Self {

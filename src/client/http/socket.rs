@@ -71,6 +71,11 @@ impl Socket {
         Check(Arc::downgrade(&self.shared))
     }
 
+    #[cfg(test)]
+    pub(super) fn as_sock_ref(&self) -> SockRef<'_> {
+        each!(Write, &*self.shared, half => SockRef::from(half.as_ref()))
+    }
+
     /// Tries `operation` whenever the socket is ready for writing.
     fn poll_write_with(
         &self,
