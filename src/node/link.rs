@@ -27,6 +27,9 @@ use crate::{
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_FACTOR: f64 = 1.6;
 const BACKOFF_LIMIT: Duration = Duration::from_secs(10);
+/// The same where the peer accepts connections and soon ends them. It may serve a request yet, so one that
+/// has nobody else and waits, by default 5 s, shall see the next dial, whatever the jitter.
+const BACKOFF_LIMIT_ACCEPTED: Duration = Duration::from_secs(4);
 const BACKOFF_JITTER: f64 = 0.2;
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the backoff begins anew.
@@ -267,6 +270,11 @@ impl Node {
 
     /// Marks the link failed and begins its backoff.
     pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
+        self.fail_link_for(BACKOFF_LIMIT, cause);
+    }
+
+    /// The same with a backoff of at most `limit` and its jitter.
+    fn fail_link_for(self: &Arc<Self>, limit: Duration, cause: SharedError) {
         self.link.early.store(false, Ordering::Release);
         let now = self.fleet.now_nanos();
         // Of many who report one failure at once, one counts it.
@@ -281,7 +289,7 @@ impl Node {
             self.link.failures_in_a_row.store(0, Ordering::Relaxed);
         }
         let failures = self.link.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
-        let backoff = backoff(failures, self.fleet.seeds.rng().next_f64());
+        let backoff = backoff(failures, limit, self.fleet.seeds.rng().next_f64());
         *self.link.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.clone());
         self.link.shift(|kind| kind == FAILED, |_| failed | until(backoff));
         if before & FAILING == 0 {
@@ -451,7 +459,7 @@ impl Link {
             return self.resting();
         }
         let early = !link.dialled_early.swap(false, Ordering::AcqRel);
-        self.0.fail_link(SharedError::new(cause));
+        self.0.fail_link_for(BACKOFF_LIMIT_ACCEPTED, SharedError::new(cause));
         link.early.store(early, Ordering::Release);
         if early {
             // Who waits heard of the failure before.
@@ -467,7 +475,7 @@ impl Link {
         let proven = self.0.link.is_proven(word, self.0.fleet.now_nanos());
         if word & KIND != RESTING && !proven {
             // Only just up, or never: dialled at once, this could go round and round.
-            return self.0.fail_link(cause);
+            return self.0.fail_link_for(BACKOFF_LIMIT_ACCEPTED, cause);
         }
         self.dial_anew(&cause);
     }
@@ -487,7 +495,8 @@ impl Link {
     }
 
     /// The dial failed. The pool dials again after a backoff: 0.25 s, times 1.6 for each failure in
-    /// a row, at most 10 s, and 20 % more or less by chance.
+    /// a row, at most 10 s, and 20 % more or less by chance. (At most 4 s where it came up each time, and
+    /// was [`lost`](Self::lost) or [closed](Self::closed_unused) within a second.)
     pub fn failed(&self, cause: impl Into<BoxError>) {
         self.0.fail_link(SharedError::new(cause));
     }
@@ -503,10 +512,10 @@ impl fmt::Debug for Link {
 }
 
 /// The rest after so many failures in a row; `chance` is from 0 to 1.
-fn backoff(failures: u32, chance: f64) -> Duration {
+fn backoff(failures: u32, limit: Duration, chance: f64) -> Duration {
     let step = BACKOFF_FIRST.as_secs_f64() * BACKOFF_FACTOR.powf(f64::from(failures.min(64)));
     let jitter = 1.0 + BACKOFF_JITTER * (2.0 * chance - 1.0);
-    Duration::from_secs_f64(step.min(BACKOFF_LIMIT.as_secs_f64()) * jitter)
+    Duration::from_secs_f64(step.min(limit.as_secs_f64()) * jitter)
 }
 
 #[cfg(all(test, not(evenkeel_loom)))]
@@ -515,7 +524,7 @@ mod tests {
 
     #[test]
     fn the_backoff_grows_by_its_factor_and_stops_at_its_limit() {
-        let seconds = |failures| backoff(failures, 0.5).as_secs_f64();
+        let seconds = |failures| backoff(failures, BACKOFF_LIMIT, 0.5).as_secs_f64();
         for (failures, expected) in
             [(0, 0.25), (1, 0.4), (2, 0.64), (7, 6.710_886_4), (8, 10.0), (4_000_000, 10.0)]
         {
@@ -525,8 +534,29 @@ mod tests {
                 seconds(failures)
             );
         }
-        assert!((backoff(0, 0.0).as_secs_f64() - 0.2).abs() < 1e-9);
-        assert!((backoff(0, 1.0).as_secs_f64() - 0.3).abs() < 1e-9);
+        assert!((backoff(0, BACKOFF_LIMIT, 0.0).as_secs_f64() - 0.2).abs() < 1e-9);
+        assert!((backoff(0, BACKOFF_LIMIT, 1.0).as_secs_f64() - 0.3).abs() < 1e-9);
+    }
+
+    /// R9: a call that waits its 5 s for an endpoint that accepts connections sees one of its dials.
+    #[tokio::test(start_paused = true)]
+    async fn r9_where_connections_are_accepted_the_backoff_ends_within_a_wait() {
+        let longest = |report: fn(&Link)| {
+            let link = Link::standalone(&Endpoint::new(([10, 0, 0, 1], 80)));
+            let rests = (0..100).map(|_| {
+                link.up();
+                report(&link);
+                let LinkState::Failed { until } = link.state() else { panic!("{link:?}") };
+                until.saturating_duration_since(link.0.fleet.now())
+            });
+            rests.max().unwrap().as_secs_f64()
+        };
+        let closed = longest(|link| link.closed_unused("closed"));
+        let lost = longest(|link| link.lost("reset"));
+        let refused = longest(|link| link.failed("refused"));
+        assert!((4.0..=4.8).contains(&closed), "{closed}");
+        assert!((4.0..=4.8).contains(&lost), "{lost}");
+        assert!((10.0..=12.0).contains(&refused), "{refused}");
     }
 
     #[test]
