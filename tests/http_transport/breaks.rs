@@ -55,6 +55,50 @@ async fn a_request_that_is_given_up_is_no_broken_connection() {
     until(|| link.state() == LinkState::Resting).await;
 }
 
+/// T1: a body of the caller's own that breaks off is no broken connection, and the caller reads why.
+#[tokio::test(start_paused = true)]
+async fn t1_a_body_that_fails_before_the_head_is_no_broken_connection() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let (feed, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, BoxError>>();
+    let body = StreamBody::new(items(body));
+    let call = tokio::spawn(service.clone().call(Request::post("/").body(body).unwrap()));
+    feed.send(Ok(Frame::data(Bytes::from("half")))).unwrap();
+    let mut pipe = dials.accept().await;
+    read_head(&mut pipe).await.unwrap();
+    pipe.read_exact(&mut [0; b"4\r\nhalf\r\n".len()]).await.unwrap();
+    feed.send(Err("disk full".into())).unwrap();
+    let unsent = call.await.unwrap().map(drop).map_err(Unsent::into_parts).unwrap_err();
+    let causes = std::iter::successors(Some(&*unsent.1 as &dyn std::error::Error), |e| e.source());
+    let said: Vec<_> = causes.map(ToString::to_string).collect();
+    assert!(said.iter().any(|cause| cause == "disk full"), "{said:?}");
+    pipe.read_to_end(&mut Vec::new()).await.unwrap();
+    until(|| !matches!(link.state(), LinkState::Up)).await;
+    assert_eq!(link.state(), LinkState::Resting);
+}
+
+/// A response counts for its endpoint, though the connection has ended by the time that it is taken up.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_with_its_response_has_served() {
+    let (connect, mut dials) = Dials::new();
+    let (service, link) = make(&Http::default().connector(connect), &some_endpoint());
+    let (running, mut pipe) = one_running(&mut dials, &service).await;
+    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    pipe.write_all(answer).await.unwrap();
+    drop(pipe);
+    text(running.await.unwrap().unwrap()).await;
+    until(|| link.state() == LinkState::Resting).await;
+    // A server, then, and no proxy without one: what it closes unused is no failure.
+    let mut given_up = Box::pin(service.clone().call(get("/given-up")));
+    assert!(futures::poll!(&mut given_up).is_pending());
+    drop(given_up);
+    let pipe = dials.accept().await;
+    until(|| link.state() == LinkState::Up).await;
+    drop(pipe);
+    until(|| link.state() != LinkState::Up).await;
+    assert_eq!(link.state(), LinkState::Resting);
+}
+
 /// T5: a stream that is reset before its end is a broken body, whatever the code of the reset; after
 /// its end, or with all that was announced, the reset says only that no more of the request is wanted.
 #[tokio::test(start_paused = true)]
