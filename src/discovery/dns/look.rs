@@ -20,6 +20,7 @@ use self::{
     round::{Done, Round, Verdict},
 };
 use super::{
+    KEEP_FOR,
     answer::{Absent, Failure, Families, Found, Lookup, Records, Service},
     sites::{Site, endpoints},
 };
@@ -58,6 +59,8 @@ pub(super) struct Looker<L> {
     clock: Clock,
     /// What each part said when it last said anything.
     last: HashMap<Key, Vec<IpAddr>>,
+    /// Since when there is nothing, where there was something before.
+    gone: Option<Instant>,
     /// Until when what did not come along is known not to exist.
     barren: HashMap<Key, Instant>,
     /// The candidate that had records the last time.
@@ -102,6 +105,7 @@ impl<L: Lookup> Looker<L> {
             families,
             server_name,
             last: HashMap::new(),
+            gone: None,
             barren: HashMap::new(),
             good: None,
             said: Vec::new(),
@@ -178,8 +182,14 @@ impl<L: Lookup> Looker<L> {
         }
     }
 
+    /// That there is nothing may be a hiccup: for as long as the set stands, so does what is known of
+    /// its parts.
     fn forget(&mut self) {
-        self.last.clear();
+        let now = self.clock.now();
+        let gone = *self.gone.get_or_insert(now);
+        if now.saturating_duration_since(gone) >= KEEP_FOR {
+            self.last.clear();
+        }
         self.good = None;
         self.said.clear();
     }
@@ -262,6 +272,7 @@ impl<L: Lookup> Looker<L> {
             };
             return Seen::empty(reason);
         }
+        self.gone = None;
         let again = Again::After(view.ttl.unwrap_or_default());
         let endpoints = endpoints(&view.sites, self.server_name.as_ref());
         // What has been late for a whole look is worth a word; what may come at any moment is not.
@@ -294,8 +305,12 @@ impl<L: Lookup> Looker<L> {
             let came_along = !listed.addresses.is_empty();
             view.fresh |= came_along;
             let mut absent = if came_along { None } else { Some(Absent::NoName) };
-            for &family in questions.iter().filter(|family| !listed.came_along(**family)) {
+            for &family in &questions {
                 let key = (site.name.clone(), family);
+                if listed.came_along(family) {
+                    self.last.insert(key, listed.of(family).collect());
+                    continue;
+                }
                 if round.barren.contains(&key) {
                     continue;
                 }
@@ -331,9 +346,9 @@ impl<L: Lookup> Looker<L> {
             }
             view.sites.push(site);
         }
-        if round.is_complete(&self.open) {
-            let asked: HashSet<_> = round.asked.iter().collect();
-            self.last.retain(|key, _| asked.contains(key));
+        if view.fresh && round.is_complete(&self.open) {
+            let listed: HashSet<_> = round.sites.iter().map(|site| &site.name).collect();
+            self.last.retain(|(name, _), _| listed.contains(name));
         }
         view
     }

@@ -52,7 +52,12 @@ impl Site {
     /// Whether its addresses of this family came along with its record. A set of records is sent whole
     /// or not at all (RFC 2181 5), but one of two may be left out.
     pub(super) fn came_along(&self, family: Family) -> bool {
-        self.addresses.iter().any(|address| match family {
+        self.of(family).next().is_some()
+    }
+
+    /// Its addresses of this family.
+    pub(super) fn of(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().filter(move |address| match family {
             Family::V4 => address.is_ipv4(),
             Family::V6 => address.is_ipv6(),
             Family::All => true,

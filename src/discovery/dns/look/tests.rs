@@ -626,6 +626,57 @@ async fn r22_a_family_that_did_not_come_along_is_asked_for() {
     assert_eq!(fake.asked(), []);
 }
 
+/// R5, R22: addresses that came along are last known as any are: when they come along no more, and
+/// cannot be looked up, they stand.
+#[tokio::test(start_paused = true)]
+async fn r5_what_came_along_is_kept_when_it_does_so_no_more() {
+    let fake = Fake::default();
+    let with_address = |target, address| {
+        let mut service = service(target, 0, 0);
+        service.addresses = vec![address];
+        service
+    };
+    fake.srv("users.", good([with_address("a.", v4(1)), with_address("b.", v4(2))]));
+    let mut source = Source::services(&fake, "users");
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 10.0.0.2");
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    fake.a("a.", servfail());
+    fake.a("b.", good([v4(3)]));
+    assert_eq!(short(&source.again().await), "partial 10.0.0.1 10.0.0.3 | SERVFAIL");
+    // What is no longer a target is forgotten.
+    fake.srv("users.", good([service("b.", 0, 0)]));
+    assert_eq!(short(&source.again().await), "set 10.0.0.3");
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    assert_eq!(short(&source.again().await), "partial 10.0.0.3 | SERVFAIL");
+}
+
+/// R5, R22: while an empty answer leaves the set, it leaves what is known of each target: if one fails
+/// when the others are back, it is not lost. Afterwards it is as unknown as the set.
+#[tokio::test(start_paused = true)]
+async fn r5_what_is_known_of_the_parts_outlives_an_empty_answer_as_the_set_does() {
+    for (empty, gone_for, expected) in [
+        (no_name(), SECOND, "partial 10.0.0.1 10.0.0.2 | SERVFAIL"),
+        (good([service(".", 0, 0)]), SECOND, "partial 10.0.0.1 10.0.0.2 | SERVFAIL"),
+        (no_name(), 2 * KEEP_FOR, "partial 10.0.0.2 | SERVFAIL"),
+    ] {
+        let fake = Fake::default();
+        let both = good([service("a.", 0, 0), service("b.", 0, 0)]);
+        fake.a("a.", good([v4(1)]));
+        fake.a("b.", good([v4(2)]));
+        fake.srv("users.", both.clone());
+        let mut source = Source::services(&fake, "users");
+        assert_eq!(short(&source.next().await), "set 10.0.0.1 10.0.0.2");
+        fake.srv("users.", empty);
+        let begin = Clock::default().now();
+        while Clock::default().now().saturating_duration_since(begin) < gone_for {
+            assert!(short(&source.next().await).starts_with("empty"));
+        }
+        fake.a("a.", servfail());
+        fake.srv("users.", both);
+        assert_eq!(short(&source.next().await), expected);
+    }
+}
+
 /// R6: the least TTL of all that was asked counts, and a refresh takes one set of questions.
 #[tokio::test(start_paused = true)]
 async fn r6_the_least_ttl_of_the_parts_counts() {
