@@ -56,7 +56,8 @@ pub(super) enum Absent {
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) error: DiscoverError,
-    /// A server answered that it failed: the next name of a search list may have more luck.
+    /// A server answered that it failed, or knows of nothing: the next name of a search list may have more
+    /// luck.
     pub(super) answered: bool,
 }
 
@@ -87,13 +88,19 @@ pub(super) trait Lookup: Clone + Send + Sync + 'static {
     /// The questions that it takes to get these addresses.
     fn questions(&self, families: Families) -> Vec<Family>;
 
+    /// `known` is what had some the last time, of which it is not lightly believed that there is nothing.
     fn addresses(
         &self,
         name: Name,
         family: Family,
+        known: bool,
     ) -> impl Future<Output = Answer<IpAddr>> + Send + 'static;
 
-    fn services(&self, name: Name) -> impl Future<Output = Answer<Service>> + Send + 'static;
+    fn services(
+        &self,
+        name: Name,
+        known: bool,
+    ) -> impl Future<Output = Answer<Service>> + Send + 'static;
 }
 
 // === impl Families ===

@@ -206,7 +206,9 @@ impl<L: Lookup> Looker<L> {
         let mut round = match self.question {
             Question::Host { port, .. } => Round::new(vec![Site::host(name.clone(), port)], None),
             Question::Services { ignore_weights, .. } => {
-                let found = self.lookup.services(name.clone()).await.map_err(Verdict::Failed)?;
+                let known = !self.last.is_empty();
+                let found = self.lookup.services(name.clone(), known).await;
+                let found = found.map_err(Verdict::Failed)?;
                 let Records { records, ttl } = match found {
                     Found::Records(records) => records,
                     Found::Nothing(absent) => return Err(Verdict::Nothing(absent)),
@@ -247,7 +249,8 @@ impl<L: Lookup> Looker<L> {
                 if self.open.contains(&key) {
                     round.late.insert(key.clone());
                 } else {
-                    let addresses = self.lookup.addresses(site.name.clone(), family);
+                    let known = self.last.contains_key(&key);
+                    let addresses = self.lookup.addresses(site.name.clone(), family, known);
                     self.open.ask(key.clone(), &whom, addresses);
                 }
                 round.asked.push(key);

@@ -55,6 +55,8 @@ pub(super) enum Fault {
     Aliases,
     /// Records of names that nobody asked for.
     Unrelated,
+    /// It tells that there is nothing, but is not to be believed.
+    Nothing(Absent),
     Net(NetError),
 }
 
@@ -214,6 +216,8 @@ impl fmt::Display for Fault {
             Self::Referral => f.write_str("a referral instead of an answer"),
             Self::Aliases => write!(f, "aliases in a circle, or more than {MOST_ALIASES},"),
             Self::Unrelated => f.write_str("records of other names"),
+            Self::Nothing(Absent::NoName) => f.write_str("NXDOMAIN"),
+            Self::Nothing(Absent::NoRecords) => f.write_str("NODATA"),
             Self::Net(error) => error.fmt(f),
         }
     }

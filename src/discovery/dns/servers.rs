@@ -4,8 +4,10 @@
 //! is silent before it asks the next, the next is asked after a quarter of a second, and the first
 //! good answer counts (as RFC 8305 dials addresses). A server that answers that it cannot tell
 //! (SERVFAIL, REFUSED and the like) hands on at once. That a name does not exist is believed of a
-//! later server only after the earlier ones had their time, for they may know more. Who answered is
-//! asked first for a while, so that a dead server costs once and not with every question.
+//! later server only after the earlier ones had their time, for they may know more, and not if one of
+//! them answered that it failed. Who answered is asked first for a while, so that a dead server costs
+//! once and not with every question; but not to say that there is nothing any more where there was
+//! something.
 
 use std::{
     fmt,
@@ -100,6 +102,14 @@ struct Server<E> {
     exchange: E,
 }
 
+/// What is asked of them.
+struct Question {
+    name: Name,
+    kind: RecordType,
+    /// Whether there were such records the last time.
+    known: bool,
+}
+
 /// The questions of one round, one a server.
 struct Asked {
     open: JoinSet<(usize, Result<Reading, Fault>)>,
@@ -143,23 +153,25 @@ impl<E: Exchange> Servers<E> {
     }
 
     /// What the first of them says that can say anything; or, to somebody else, said after `since`.
+    /// `known` is what had such records the last time.
     pub(super) async fn ask(
         self: &Arc<Self>,
         name: &Name,
         kind: RecordType,
+        known: bool,
         since: Option<Instant>,
     ) -> Option<Landed<Told>> {
         let question = || {
             let (this, name) = (Arc::clone(self), name.clone());
-            async move { this.ask_them(&name, kind).await }
+            async move { this.ask_them(&Question { name, kind, known }).await }
         };
         self.flights.ask((name.clone(), kind), since, question).await
     }
 
-    async fn ask_them(&self, name: &Name, kind: RecordType) -> Told {
+    async fn ask_them(&self, question: &Question) -> Told {
         // Never closed, nor is the other.
         let quick = self.quick.acquire().await;
-        let mut told = pin!(self.ask_in_order(name, kind));
+        let mut told = pin!(self.ask_in_order(question));
         tokio::select! {
             biased;
             told = &mut told => return told,
@@ -176,12 +188,17 @@ impl<E: Exchange> Servers<E> {
         told
     }
 
-    async fn ask_in_order(&self, name: &Name, kind: RecordType) -> Told {
+    async fn ask_in_order(&self, question: &Question) -> Told {
         let order = self.order();
         let mut faults = Faults(Vec::new());
         for _ in 0..self.attempts {
-            faults = match self.round(&order, name, kind).await {
+            faults = match self.round(&order, question).await {
                 Err(faults) => faults,
+                // Those whom it was preferred to may know more.
+                Ok(Reading::Nothing(_)) if question.known && !order.is_sorted() => {
+                    let as_configured: Vec<_> = (0..self.servers.len()).collect();
+                    return self.round(&as_configured, question).await;
+                }
                 told => return told,
             };
             // Who has said no says so again.
@@ -192,7 +209,7 @@ impl<E: Exchange> Servers<E> {
         Err(faults)
     }
 
-    async fn round(&self, order: &[usize], name: &Name, kind: RecordType) -> Told {
+    async fn round(&self, order: &[usize], question: &Question) -> Told {
         let mut asked = Asked::default();
         let mut waiting = order.iter().enumerate();
         let mut next_at = Some(self.clock.now());
@@ -200,12 +217,19 @@ impl<E: Exchange> Servers<E> {
             let now = self.clock.now();
             if next_at.is_some_and(|at| at <= now) {
                 next_at = waiting.next().map(|(rank, &server)| {
-                    asked.ask(rank, &self.servers[server].exchange, name.clone(), kind);
+                    asked.ask(rank, &self.servers[server].exchange, question);
                     after(now, STAGGER)
                 });
             }
             if let Some((rank, nothing)) = asked.settled(now) {
-                self.prefer(order, rank);
+                if asked.has_failed_before(order, rank) && question.doubts(nothing) {
+                    asked.faults.push((rank, Fault::Nothing(nothing)));
+                    return Err(self.faults(order, asked.faults));
+                }
+                // Of what was known another knew more.
+                if !question.known {
+                    self.prefer(order, rank);
+                }
                 return Ok(Reading::Nothing(nothing));
             }
             if asked.open.is_empty() && next_at.is_none() {
@@ -282,11 +306,15 @@ fn listed(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
 // === impl Faults ===
 
 impl Faults {
-    /// Whether a server answered that it failed.
-    pub(super) fn is_failure(&self) -> bool {
-        let is_failure =
-            |fault: &Fault| matches!(fault, Fault::Code(ResponseCode::ServFail) | Fault::Aliases);
-        self.0.iter().any(|(_, fault)| is_failure(fault))
+    /// Whether a search goes on: a server answered that it failed, or that it knows of nothing.
+    pub(super) fn leads_on(&self) -> bool {
+        let leads_on = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Code(ResponseCode::ServFail) | Fault::Aliases | Fault::Nothing(_)
+            )
+        };
+        self.0.iter().any(|(_, fault)| leads_on(fault))
     }
 
     /// Whether none has said anything, and not all of them because nobody is there.
@@ -347,6 +375,16 @@ impl Exchange for Nameserver {
     }
 }
 
+// === impl Question ===
+
+impl Question {
+    /// Whether that there is nothing is not believed of a server after another one failed. A server that
+    /// has the name, but no such records (NODATA), is one that knows; unless there were some.
+    fn doubts(&self, nothing: Absent) -> bool {
+        self.known || nothing == Absent::NoName
+    }
+}
+
 // === impl Asked ===
 
 impl Default for Asked {
@@ -356,8 +394,8 @@ impl Default for Asked {
 }
 
 impl Asked {
-    fn ask(&mut self, rank: usize, exchange: &impl Exchange, name: Name, kind: RecordType) {
-        let exchange = exchange.clone();
+    fn ask(&mut self, rank: usize, exchange: &impl Exchange, question: &Question) {
+        let (exchange, name, kind) = (exchange.clone(), question.name.clone(), question.kind);
         self.silent.push(rank);
         self.open
             .spawn(async move { (rank, read(name, kind, |name| exchange.ask(name, kind)).await) });
@@ -388,6 +426,12 @@ impl Asked {
         let (rank, absent, until) = self.nothing.as_ref()?;
         let others = self.silent.iter().any(|other| other < rank);
         (!others || *until <= now).then_some((*rank, *absent))
+    }
+
+    /// Whether one that the configuration names before the one of this rank answered that it failed.
+    fn has_failed_before(&self, order: &[usize], rank: usize) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|(other, fault)| order[*other] < order[rank] && fault.is_said())
     }
 }
 

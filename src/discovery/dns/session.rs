@@ -121,6 +121,7 @@ impl Lookup for Session {
         &self,
         name: Name,
         family: Family,
+        known: bool,
     ) -> impl Future<Output = Answer<IpAddr>> + Send + 'static {
         let session = self.clone();
         async move {
@@ -133,7 +134,7 @@ impl Lookup for Session {
                     if in_hosts(hosts, &name) {
                         return Ok(Found::Nothing(Absent::NoRecords));
                     }
-                    let landed = servers.ask(&name, kind, session.since).await;
+                    let landed = servers.ask(&name, kind, known, session.since).await;
                     let (told, age) = session.take(landed.ok_or_else(|| lost(&name))?);
                     aged(addresses(told, &name, kind), age)
                 }
@@ -148,12 +149,16 @@ impl Lookup for Session {
         }
     }
 
-    fn services(&self, name: Name) -> impl Future<Output = Answer<Service>> + Send + 'static {
+    fn services(
+        &self,
+        name: Name,
+        known: bool,
+    ) -> impl Future<Output = Answer<Service>> + Send + 'static {
         let session = self.clone();
         async move {
             match &session.view {
                 Some(View::Servers { servers, .. }) => {
-                    let landed = servers.ask(&name, RecordType::SRV, session.since).await;
+                    let landed = servers.ask(&name, RecordType::SRV, known, session.since).await;
                     let (told, age) = session.take(landed.ok_or_else(|| lost(&name))?);
                     aged(services(told, &name), age)
                 }
@@ -212,7 +217,7 @@ fn found<T>(
         // As in glibc a search goes on after a server's failure, and not after a silence.
         Err(faults) => Err(Failure {
             error: DiscoverError::new(format!("`{name}` {kind}: {faults}")),
-            answered: faults.is_failure(),
+            answered: faults.leads_on(),
         }),
     }
 }

@@ -27,6 +27,8 @@ struct World {
     services: HashMap<String, Says<Service>>,
     search: Search,
     asked: Vec<(String, Family)>,
+    /// Of these it was said that they had something the last time.
+    known: Vec<String>,
 }
 
 /// An answer after a while.
@@ -57,6 +59,10 @@ impl Fake {
     fn asked(&self) -> Vec<(String, Family)> {
         std::mem::take(&mut self.0.lock().unwrap().asked)
     }
+
+    fn known(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().known)
+    }
 }
 
 impl Lookup for Fake {
@@ -84,10 +90,12 @@ impl Lookup for Fake {
         &self,
         name: Name,
         family: Family,
+        known: bool,
     ) -> impl Future<Output = Answer<IpAddr>> + Send + 'static {
         let key = (name.to_ascii(), family);
         let mut world = self.0.lock().unwrap();
         world.asked.push(key.clone());
+        world.known.extend(known.then(|| format!("{name} {family}")));
         let says = world.addresses.get(&key).cloned();
         async move {
             let (after, says) = says.unwrap_or((Duration::ZERO, no_name()));
@@ -96,8 +104,14 @@ impl Lookup for Fake {
         }
     }
 
-    fn services(&self, name: Name) -> impl Future<Output = Answer<Service>> + Send + 'static {
-        let says = self.0.lock().unwrap().services.get(&name.to_ascii()).cloned();
+    fn services(
+        &self,
+        name: Name,
+        known: bool,
+    ) -> impl Future<Output = Answer<Service>> + Send + 'static {
+        let mut world = self.0.lock().unwrap();
+        world.known.extend(known.then(|| format!("{name} SRV")));
+        let says = world.services.get(&name.to_ascii()).cloned();
         async move {
             let (after, says) = says.unwrap_or((Duration::ZERO, no_name()));
             tokio::time::sleep(after).await;
@@ -674,6 +688,33 @@ async fn r5_what_is_known_of_the_parts_outlives_an_empty_answer_as_the_set_does(
         fake.a("a.", servfail());
         fake.srv("users.", both);
         assert_eq!(short(&source.next().await), expected);
+    }
+}
+
+/// R5: a question says whether there was something the last time, so that one server alone, which may
+/// know less than another, cannot end it; also after an empty answer, which may be a hiccup.
+#[tokio::test(start_paused = true)]
+async fn r5_questions_say_what_had_records() {
+    let fake = Fake::default();
+    fake.a("a.", good([v4(1)]));
+    fake.srv("users.", good([service("a.", 0, 0)]));
+    for (mut source, expected) in [
+        (Source::host(&fake, "a"), &["a. A"][..]),
+        (Source::services(&fake, "users"), &["users. SRV", "a. A"]),
+    ] {
+        source.next().await;
+        assert_eq!(fake.known(), [""; 0]);
+        for _ in 0..2 {
+            source.again().await;
+            assert_eq!(fake.known(), expected);
+        }
+    }
+    let mut source = Source::services(&fake, "users");
+    source.next().await;
+    fake.srv("users.", no_name());
+    for _ in 0..2 {
+        assert!(short(&source.again().await).starts_with("empty"));
+        assert_eq!(fake.known(), ["users. SRV"]);
     }
 }
 

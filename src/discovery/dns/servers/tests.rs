@@ -28,7 +28,10 @@ enum Says {
     /// But not for names below `dead.`, of which nothing is heard.
     AddressOfLiving,
     NoName,
+    NoRecords,
     Error(NetError),
+    /// But an address, save for the one question of this number (from 1).
+    Hiccup(usize, NetError),
 }
 
 fn fake(says: Says, after: Duration) -> Fake {
@@ -41,29 +44,42 @@ fn dead() -> Fake {
 }
 
 fn refuses() -> Fake {
-    fake(Says::Error(NetError::Dns(code(ResponseCode::Refused))), NEAR)
+    fake(Says::Error(code(ResponseCode::Refused)), NEAR)
 }
 
-fn code(code: ResponseCode) -> hickory_resolver::net::DnsError {
-    hickory_resolver::net::DnsError::ResponseCode(code)
+fn fails() -> Fake {
+    fake(Says::Error(code(ResponseCode::ServFail)), NEAR)
+}
+
+fn code(code: ResponseCode) -> NetError {
+    NetError::Dns(hickory_resolver::net::DnsError::ResponseCode(code))
 }
 
 impl Exchange for Fake {
     async fn ask(&self, name: Name, kind: RecordType) -> Result<Message, NetError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(self.after).await;
         match &self.says {
             Says::AddressOfLiving if name.to_ascii().ends_with(".dead.") => {
                 tokio::time::sleep(5 * SECOND).await;
                 Err(NetError::Timeout)
             }
-            Says::Address | Says::AddressOfLiving => {
+            Says::Hiccup(at, error) if *at == number => {
+                if matches!(error, NetError::Timeout) {
+                    tokio::time::sleep(5 * SECOND).await;
+                }
+                Err(error.clone())
+            }
+            Says::Address | Says::AddressOfLiving | Says::Hiccup(..) => {
                 let mut message = Message::response(0, OpCode::Query);
                 message.add_answer(Record::from_rdata(name, 5, RData::A(A::new(10, 0, 0, 1))));
                 Ok(message)
             }
             Says::NoName => {
                 Err(NoRecords::new(Query::query(name, kind), ResponseCode::NXDomain).into())
+            }
+            Says::NoRecords => {
+                Err(NoRecords::new(Query::query(name, kind), ResponseCode::NoError).into())
             }
             Says::Error(error) => Err(error.clone()),
         }
@@ -78,14 +94,26 @@ fn servers(fakes: &[Fake]) -> Arc<Servers<Fake>> {
 
 /// What they say of a name, and how long that takes.
 async fn told(servers: &Arc<Servers<Fake>>, name: &str) -> (String, Duration) {
-    let begin = Clock::default().now();
+    told_of(servers, name, false).await
+}
+
+/// The same of one that had an address the last time.
+async fn told_of_known(servers: &Arc<Servers<Fake>>, name: &str) -> (String, Duration) {
+    told_of(servers, name, true).await
+}
+
+async fn told_of(servers: &Arc<Servers<Fake>>, name: &str, known: bool) -> (String, Duration) {
+    let clock = Clock::default();
+    let begin = clock.now();
     let name = name.parse().unwrap();
-    let told = match servers.ask(&name, RecordType::A, None).await.unwrap().answer {
+    // What was asked at another time is no answer.
+    let told = servers.ask(&name, RecordType::A, known, Some(begin)).await.unwrap().answer;
+    let told = match told {
         Ok(Reading::Records(_)) => "address".to_owned(),
         Ok(Reading::Nothing(absent)) => format!("{absent:?}"),
         Err(faults) => faults.to_string(),
     };
-    (told, Clock::default().now().saturating_duration_since(begin))
+    (told, clock.now().saturating_duration_since(begin))
 }
 
 /// R13: dead nameservers before the one that answers cost less than a second, once: then the one that
@@ -152,6 +180,50 @@ async fn r13_the_earlier_may_know_more() {
     let slow = fake(Says::Address, STAGGER + PATIENCE);
     let servers = servers(&[slow, fake(Says::NoName, NEAR)]);
     assert_eq!(told(&servers, "a.").await.0, "address");
+}
+
+/// R5: that a later one knows of nothing is no answer after an earlier one answered that it failed: that
+/// one may know more, as where each of them serves names of its own. A search goes on all the same.
+#[tokio::test(start_paused = true)]
+async fn r5_nothing_is_not_believed_after_a_failure() {
+    for (failing, error) in [(fails(), "SERVFAIL"), (refuses(), "REFUSED")] {
+        let servers = servers(&[failing, fake(Says::NoName, NEAR)]);
+        let (what, took) = told(&servers, "a.").await;
+        assert_eq!(what, format!("{error} from 10.0.0.53:0; NXDOMAIN from 10.0.0.53:1"));
+        assert!(took < STAGGER, "{took:?}");
+        let name = "b.".parse().unwrap();
+        let answer = servers.ask(&name, RecordType::A, false, None).await.unwrap().answer;
+        assert!(answer.is_err_and(|faults| faults.leads_on()));
+    }
+    // It has the name, and that family of it may be none; but not if there was one.
+    let servers = servers(&[fails(), fake(Says::NoRecords, NEAR)]);
+    assert_eq!(told(&servers, "a.").await.0, "NoRecords");
+    let (what, _) = told_of_known(&servers, "b.").await;
+    assert_eq!(what, "SERVFAIL from 10.0.0.53:0; NODATA from 10.0.0.53:1");
+}
+
+/// R5: one bad moment of the first server does not hand a name over to a second one that does not know
+/// it, whether the first fails or is silent, and whatever else the second is asked first for.
+#[tokio::test(start_paused = true)]
+async fn r5_a_hiccup_of_the_first_nameserver_is_over_with_it() {
+    for (error, expected) in [
+        (code(ResponseCode::ServFail), "SERVFAIL from 10.0.0.53:0; NXDOMAIN from 10.0.0.53:1"),
+        (NetError::Timeout, "NoName"),
+    ] {
+        let servers = servers(&[fake(Says::Hiccup(2, error), NEAR), fake(Says::NoName, NEAR)]);
+        assert_eq!(told(&servers, "a.").await.0, "address");
+        assert_eq!(told_of_known(&servers, "a.").await.0, expected);
+        for _ in 0..30 {
+            assert_eq!(told_of_known(&servers, "a.").await.0, "address");
+            tokio::time::sleep(SECOND).await;
+        }
+    }
+    // The first did not answer for another name, so that the second is asked first.
+    let hiccup = fake(Says::Hiccup(1, NetError::Timeout), NEAR);
+    let servers = servers(&[hiccup, fake(Says::NoName, NEAR)]);
+    assert_eq!(told(&servers, "other.").await.0, "NoName");
+    assert_eq!(told(&servers, "unknown.").await.0, "NoName");
+    assert_eq!(told_of_known(&servers, "a.").await.0, "address");
 }
 
 /// R9: an error says what each server did, and those that were silent are asked as often as attempts
