@@ -169,6 +169,10 @@ impl<E: Exchange> Servers<E> {
     }
 
     async fn ask_them(&self, question: &Question) -> Told {
+        // The list of the targets is one question, without which no look sees anything.
+        if question.kind == RecordType::SRV {
+            return self.ask_in_order(question).await;
+        }
         // Never closed, nor is the other.
         let quick = self.quick.acquire().await;
         let mut told = pin!(self.ask_in_order(question));

@@ -174,6 +174,22 @@ async fn r22_what_hangs_makes_room_for_the_others() {
     }
 }
 
+/// R5, R22: a look at the list of the targets itself does not wait behind those that hang.
+#[tokio::test(start_paused = true)]
+async fn r22_the_list_is_not_kept_waiting_by_targets_that_hang() {
+    let servers = servers(&[fake(Says::AddressOfLiving, NEAR)]);
+    let mut dead = JoinSet::new();
+    for target in 0..300 {
+        let servers = Arc::clone(&servers);
+        dead.spawn(async move { told(&servers, &format!("{target}.dead.")).await });
+    }
+    tokio::time::sleep(SECOND).await;
+    let begin = Clock::default().now();
+    servers.ask(&"users.".parse().unwrap(), RecordType::SRV, true, None).await.unwrap();
+    let took = Clock::default().now().saturating_duration_since(begin);
+    assert!(took < SECOND, "{took:?}");
+}
+
 /// What a later one does not know is believed only after the earlier had their time.
 #[tokio::test(start_paused = true)]
 async fn r13_the_earlier_may_know_more() {
