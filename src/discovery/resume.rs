@@ -206,11 +206,21 @@ impl Timing {
         })
         .await;
         let begun = self.pace.clock.now();
-        if let Err(error) = look.prepare().await {
+        let late = if self.heard { None } else { Some(after(begun, LATE)) };
+        let prepared = tokio::select! {
+            biased;
+            prepared = look.prepare() => Some(prepared),
+            () = sleep_until(&self.pace.clock, late) => None,
+        };
+        // Once that is said, it is waited for.
+        let Some(prepared) = prepared else {
+            return (Some(Update::Failed(look.late())), Stage::Due(look));
+        };
+        if let Err(error) = prepared {
             let Seen { update, again } = Seen::failed(error);
             return (update, Stage::Waiting(look, self.after(begun, again)));
         }
-        let late = if self.heard { None } else { Some((after(begun, LATE), look.late())) };
+        let late = late.map(|at| (at, look.late()));
         (None, Stage::Looking { look: Box::pin(look.look()), begun, late })
     }
 

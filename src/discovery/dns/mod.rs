@@ -54,7 +54,8 @@ mod target;
 ///   [`min_refresh`](Self::min_refresh) (1 s) nor after [`max_refresh`](Self::max_refresh) (30 s),
 ///   +-10 %; earlier, but not before `min_refresh`, when an endpoint cannot be reached.
 /// * **Failures** (SERVFAIL, REFUSED, a time-out and so on) leave what is known, and are asked about
-///   again after 1 s, times 1.6 each, up to 30 s, +-20 %.
+///   again after 1 s, times 1.6 each, up to 30 s, +-20 %. So does the NXDOMAIN of a later nameserver
+///   after an error of an earlier one.
 /// * **In part.** If one address family, or one SRV target, cannot be looked up, the others are used,
 ///   with what was last known of that one ([`Update::Partial`]). Who answers waits half a second for
 ///   who does not, once: the looks that follow do not wait for a question that is still open.

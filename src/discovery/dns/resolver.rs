@@ -2,17 +2,16 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use hickory_resolver::{config::ResolverOpts, net::NetError, proto::rr::Name};
+use hickory_resolver::{config::ResolverOpts, net::NetError};
 
 use super::{
-    answer::Answer, flight::Flights, search::Search, servers::Servers, session::View,
-    system::System,
+    getaddrinfo::Getaddrinfo, search::Search, servers::Servers, session::View, system::System,
 };
 use crate::{error::DiscoverError, node::Clock};
 
@@ -50,7 +49,7 @@ pub struct Resolver {
 enum Kind {
     System(Arc<System>),
     Given(Arc<Given>),
-    Getaddrinfo(Arc<Flights<Name, Answer<IpAddr>>>),
+    Getaddrinfo(Arc<Getaddrinfo>),
 }
 
 struct Given {
@@ -95,13 +94,13 @@ impl Resolver {
         Self { kind: Kind::Given(Arc::new(given)) }
     }
 
-    /// The C library's `getaddrinfo`, on a thread for blocking calls: for names that only it knows,
+    /// The C library's `getaddrinfo`, on up to eight threads for blocking calls: for names that only it knows,
     /// through mDNS, NIS or another module of nsswitch.conf. It tells no TTL, so it is asked every
     /// 5 s; it does not tell a name that does not exist from a resolver that is down, so that both
     /// leave the last set; and it knows no SRV records.
     #[must_use]
     pub fn getaddrinfo() -> Self {
-        Self { kind: Kind::Getaddrinfo(Arc::new(Flights::new(Clock::default()))) }
+        Self { kind: Kind::Getaddrinfo(Arc::new(Getaddrinfo::new())) }
     }
 
     /// Whom to ask now.
@@ -121,7 +120,7 @@ impl Resolver {
                 })?;
                 View::Servers { servers, search: Search::default(), hosts: Arc::default() }
             }
-            Kind::Getaddrinfo(flights) => View::Getaddrinfo(Arc::clone(flights)),
+            Kind::Getaddrinfo(system) => View::Getaddrinfo(Arc::clone(system)),
         })
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     future::Future,
-    io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -19,7 +18,8 @@ use hickory_resolver::{
 
 use super::{
     answer::{Absent, Answer, Failure, Families, Family, Found, Lookup, Records, Service},
-    flight::{Flights, Landed},
+    flight::Landed,
+    getaddrinfo::Getaddrinfo,
     reading::{Reading, Resolved, ttl},
     resolver::Resolver,
     search::Search,
@@ -46,11 +46,9 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) enum View {
     Servers { servers: Arc<Servers>, search: Search, hosts: Arc<Hosts> },
-    Getaddrinfo(Arc<Flights<Name, Answer<IpAddr>>>),
+    Getaddrinfo(Arc<Getaddrinfo>),
 }
 
-/// How long what comes without a TTL is good for: what CoreDNS would say for a Service.
-const WITHOUT_TTL: Duration = Duration::from_secs(5);
 /// How old an answer to somebody else may be at the most.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -138,9 +136,8 @@ impl Lookup for Session {
                     let (told, age) = session.take(landed.ok_or_else(|| lost(&name))?);
                     aged(addresses(told, &name, kind), age)
                 }
-                Some(View::Getaddrinfo(flights)) => {
-                    let question = || getaddrinfo(name.clone());
-                    let landed = flights.ask(name.clone(), session.since, question).await;
+                Some(View::Getaddrinfo(system)) => {
+                    let landed = system.ask(&name, session.since).await;
                     let (answer, age) = session.take(landed.ok_or_else(|| lost(&name))?);
                     aged(answer, age)
                 }
@@ -256,19 +253,4 @@ fn aged<T>(mut answer: Answer<T>, age: Duration) -> Answer<T> {
         found.ttl = found.ttl.saturating_sub(age);
     }
     answer
-}
-
-async fn getaddrinfo(name: Name) -> Answer<IpAddr> {
-    let failed = |error: io::Error| {
-        let error = DiscoverError::caused(format!("getaddrinfo of `{name}`: {error}"), error);
-        Failure { error, answered: false }
-    };
-    let found = tokio::net::lookup_host((name.to_ascii(), 0)).await.map_err(failed)?;
-    let mut records: Vec<_> = found.map(|address| address.ip()).collect();
-    records.sort_unstable();
-    records.dedup();
-    if records.is_empty() {
-        return Ok(Found::Nothing(Absent::NoRecords));
-    }
-    Ok(Found::Records(Records { records, ttl: WITHOUT_TTL }))
 }

@@ -22,6 +22,8 @@ struct Script {
     /// What comes so long after each look.
     more: Option<(Duration, Again)>,
     more_is_said: bool,
+    /// How long it takes to find out whom to ask.
+    prepares: Duration,
 }
 
 fn empty() -> Option<Update> {
@@ -30,6 +32,9 @@ fn empty() -> Option<Update> {
 
 impl Look for Script {
     async fn prepare(&mut self) -> Result<(), DiscoverError> {
+        if !self.prepares.is_zero() {
+            Clock::default().sleep(self.prepares).await;
+        }
         Ok(())
     }
 
@@ -229,20 +234,24 @@ async fn r6_looks_do_not_overlap() {
 }
 
 /// R9: whoever waits for the first answer hears after a second that there is none, once; and never in
-/// place of what was said before.
+/// place of what was said before. Whether it is the answer that takes so long, or to find out whom to ask.
 #[tokio::test(start_paused = true)]
 async fn r9_that_there_is_no_answer_yet_is_said_once() {
-    let takes = 7 * SECOND;
-    let script = Script { for_ever: Some(Again::After(SECOND)), takes, ..Script::default() };
-    let (_handle, requests) = refresh::channel();
-    let begin = Clock::default().now();
-    let mut updates = std::pin::pin!(resume(script, pace(5), requests));
-    let Some(Update::Failed(error)) = updates.next().await else { panic!("no error") };
-    assert_eq!(error.to_string(), "no answer yet");
-    assert_eq!(Clock::default().now().saturating_duration_since(begin).as_secs(), 1);
-    for _ in 0..3 {
-        let update = updates.next().await;
-        assert!(matches!(update, Some(Update::Empty(_))), "{update:?}");
+    let for_ever = Some(Again::After(SECOND));
+    for script in [
+        Script { for_ever, takes: 7 * SECOND, ..Script::default() },
+        Script { for_ever, prepares: 7 * SECOND, ..Script::default() },
+    ] {
+        let (_handle, requests) = refresh::channel();
+        let begin = Clock::default().now();
+        let mut updates = std::pin::pin!(resume(script, pace(5), requests));
+        let Some(Update::Failed(error)) = updates.next().await else { panic!("no error") };
+        assert_eq!(error.to_string(), "no answer yet");
+        assert_eq!(Clock::default().now().saturating_duration_since(begin).as_secs(), 1);
+        for _ in 0..3 {
+            let update = updates.next().await;
+            assert!(matches!(update, Some(Update::Empty(_))), "{update:?}");
+        }
     }
 }
 
