@@ -33,6 +33,7 @@ use crate::{
 
 mod answer;
 mod flight;
+mod getaddrinfo;
 mod look;
 mod reading;
 mod resolver;
@@ -189,8 +190,8 @@ impl Dns {
         self
     }
 
-    /// Whether the targets of SRV records are all taken alike, whatever their weights say. Off by
-    /// default.
+    /// Whether the addresses of all SRV targets are taken alike, whatever the weights of the records say:
+    /// a target of three addresses is then taken three times as often as one of one. Off by default.
     pub fn ignore_weights(mut self, ignore: bool) -> Self {
         if let Asked::Name(Question::Services { ignore_weights, .. }) = &mut self.asked {
             *ignore_weights = ignore;

@@ -47,7 +47,7 @@ pub(in crate::discovery) mod uri;
 /// | `resolver=system` or `getaddrinfo` | whom to ask; `srv` knows `system` alone |
 /// | `nameserver=10.0.0.53,[::1]:5353` | whom to ask, in this order; port 53 unless it says another |
 /// | `min_refresh=500ms`, `max_refresh=1m` | bounds for the time between two looks |
-/// | `ignore_weights=true` | `srv` alone: takes all targets alike |
+/// | `ignore_weights=true` | `srv` alone: takes all addresses alike |
 ///
 /// ```
 /// use evenkeel::{BuildError, discovery::Target};
