@@ -60,8 +60,8 @@ pub trait Dial: Send + Sync + 'static {
         DIAL_LIMIT
     }
 
-    /// The endpoint is gone and no request runs on it: close its connections in good order, as the
-    /// protocol has it.
+    /// The endpoint is gone, or the balancer, and no request runs on it: close its connections in good
+    /// order, as the protocol has it.
     fn close(&self);
 
     /// The endpoint is gone and its time to drain is over: cut what is left. As
@@ -103,6 +103,8 @@ pub(crate) struct LinkCell {
     failures_in_a_row: AtomicU32,
     cause: Mutex<Option<SharedError>>,
     dialer: OnceLock<Dialer>,
+    /// What closes the connections after the last request, where the pool is gone before.
+    survivor: Survivor,
     /// It failed by a connection that was closed unused, and a request that finds nothing better may
     /// have it dialled before its backoff ends. Once: the dial may go as the one before did.
     early: AtomicBool,
@@ -110,6 +112,9 @@ pub(crate) struct LinkCell {
 }
 
 struct Dialer(Weak<dyn Dial>);
+
+#[derive(Default)]
+struct Survivor(Mutex<Option<Arc<dyn Dial>>>);
 
 const KIND: u64 = 0b111;
 const FAILING: u64 = 0b1000;
@@ -150,6 +155,7 @@ impl LinkCell {
             failures_in_a_row: AtomicU32::new(0),
             cause: Mutex::new(None),
             dialer: OnceLock::new(),
+            survivor: Survivor::default(),
             early: AtomicBool::new(false),
             dialled_early: AtomicBool::new(false),
         }
@@ -238,6 +244,12 @@ impl LinkCell {
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Dialer")
+    }
+}
+
+impl fmt::Debug for Survivor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Survivor")
     }
 }
 
@@ -345,6 +357,23 @@ impl Node {
     pub(crate) fn cut(&self) {
         if let Some(dialer) = self.dialer() {
             dialer.cut();
+        }
+    }
+
+    /// The pool ends. Closes the connections: now, or after the last request, for which the client has
+    /// to be kept.
+    pub(crate) fn outlive_pool(&self) {
+        *self.link.survivor.0.lock().unwrap_or_else(PoisonError::into_inner) = self.dialer();
+        if self.retire() {
+            self.close_survivor();
+        }
+    }
+
+    /// The last request left, and the node is retired.
+    pub(super) fn close_survivor(&self) {
+        let survivor = self.link.survivor.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(client) = survivor {
+            client.close();
         }
     }
 

@@ -264,11 +264,18 @@ impl Node {
     #[inline]
     fn left(self: &Arc<Self>, left: Left) {
         if left.was_last() && self.is_retired() {
-            self.attend();
+            self.left_for_good();
         }
         if left.is_awaited() {
             self.fleet.room.left(self);
         }
+    }
+
+    #[cold]
+    fn left_for_good(self: &Arc<Self>) {
+        // Where the pool is gone, nobody else does.
+        self.close_survivor();
+        self.attend();
     }
 }
 

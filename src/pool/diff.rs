@@ -170,6 +170,12 @@ impl<S> Roster<S> {
         self.draining.values().map(|draining| draining.until).min()
     }
 
+    /// All that there are.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let members = self.listed.iter().chain(self.leaving.values());
+        members.map(|member| &member.node).chain(self.draining())
+    }
+
     pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.draining.values().map(|draining| &draining.member.node)
     }

@@ -29,7 +29,7 @@ use super::{
     settings::Limits,
     shared::{Command, DriverEnds, Held, Shared},
     status::DiscoveryView,
-    turns::let_go,
+    turns::{Turn, let_go},
 };
 use crate::{
     discovery::{Endpoints, OnEmpty, RefreshHandle, Update},
@@ -150,6 +150,7 @@ where
         let roster = std::mem::replace(&mut self.roster, empty);
         // The farewell goes before the services.
         drop(self);
+        close(&roster).await;
         let_go(roster.listed().len(), roster);
     }
 
@@ -227,6 +228,18 @@ where
         let Some(leaving) = &mut self.leaving else { return false };
         let listed = self.roster.listed().iter().map(|member| &member.node);
         leaving.is_over(self.fleet.now(), listed.chain(self.roster.draining()), &self.shared)
+    }
+}
+
+/// Closes what the services have open, which a peer that reads no more could else keep for ever.
+async fn close<S>(roster: &Roster<S>) {
+    let mut turn = Turn::begin(&roster.fleet);
+    for node in roster.nodes() {
+        node.outlive_pool();
+        if !turn.goes_on(&roster.fleet) {
+            tokio::task::yield_now().await;
+            turn = Turn::begin(&roster.fleet);
+        }
     }
 }
 

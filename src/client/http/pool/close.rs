@@ -11,8 +11,9 @@ use tokio::runtime::Handle;
 
 use super::{super::io::Monitor, Pool};
 
-/// How long a connection may take to close; Envoy's `delayed_close_timeout` is as long.
-const MOST_TO_CLOSE: Duration = Duration::from_secs(1);
+/// How long a connection may take to close. Envoy's `delayed_close_timeout` is 1 s; here all is to be gone
+/// 1 s after a balancer was dropped, and it may take 50 ms to notice that.
+const MOST_TO_CLOSE: Duration = Duration::from_millis(900);
 
 impl Pool {
     /// Lets go of all connections, and cancels the dials; those that are left.

@@ -1,5 +1,8 @@
 //! The pool on its own: shared dials, forced ends, and counts under stress.
 
+use std::future::Future;
+
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -11,8 +14,9 @@ use tower::ServiceExt;
 
 use super::{super::secure::Secured, *};
 use crate::{
-    BoxError,
+    Balance, BoxError,
     client::{Connected, Http, HttpBody, HttpService},
+    discovery::StaticList,
     node::LinkState,
 };
 
@@ -86,7 +90,6 @@ async fn r14_close_ends_http2_and_dials_and_leaves_no_task() {
     become_up(&pool).await;
     pool.close();
     peer.read_to_end(&mut Vec::new()).await.unwrap();
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     while tasks() > 0 {
         tokio::task::yield_now().await;
     }
@@ -101,35 +104,80 @@ async fn r14_close_ends_http2_and_dials_and_leaves_no_task() {
     peer.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
-/// R14: a peer that reads nothing any more cannot keep a connection that is being closed.
-#[tokio::test(start_paused = true)]
-async fn r14_a_close_that_takes_too_long_is_a_cut() {
-    let (accept, mut accepted) = mpsc::unbounded_channel();
+/// HTTP/2 over pipes that hold less than a GOAWAY takes.
+fn narrow() -> (Http, mpsc::UnboundedReceiver<DuplexStream>) {
+    let (accept, accepted) = mpsc::unbounded_channel();
     let http = Http::default().http2_prior_knowledge().connector(move |_: &crate::Address| {
-        // Less than a GOAWAY takes.
         let (ours, theirs) = tokio::io::duplex(16);
         let _ = accept.send(theirs);
         async move { Ok::<_, BoxError>(Connected::new(TokioIo::new(ours))) }
     });
+    (http, accepted)
+}
+
+/// Accepts HTTP/2 and reads until `up` is over; from then on nothing.
+async fn greet(peer: &mut DuplexStream, up: impl Future<Output = ()>) {
+    peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut bytes = [0; 64];
+    tokio::select! {
+        () = up => {}
+        () = async { while peer.read(&mut bytes).await.unwrap() > 0 {} } => panic!("it closed"),
+    }
+}
+
+async fn is_closed(mut peer: DuplexStream) {
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(peer.write_all(b"more").await.is_err(), "nobody holds the stream");
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+/// R14: a peer that reads nothing any more cannot keep a connection that is being closed.
+#[tokio::test(start_paused = true)]
+async fn r14_a_close_that_takes_too_long_is_a_cut() {
+    let (http, mut accepted) = narrow();
     let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
     let pool = Pool::new(http.settings, &endpoint, Link::standalone(&endpoint));
     pool.dial();
     let mut peer = accepted.recv().await.unwrap();
-    peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-    let mut bytes = [0; 64];
-    tokio::select! {
-        () = become_up(&pool) => {}
-        () = async { while peer.read(&mut bytes).await.unwrap() > 0 {} } => panic!("it closed"),
-    }
-    // From here on the peer reads nothing.
+    greet(&mut peer, become_up(&pool)).await;
     pool.close();
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    sleep(std::time::Duration::from_millis(995)).await;
+    sleep(Duration::from_millis(895)).await;
     assert!(tasks() > 0, "it is not cut before");
-    sleep(std::time::Duration::from_millis(10)).await;
+    sleep(Duration::from_millis(10)).await;
     assert_eq!(tasks(), 0);
-    peer.read_to_end(&mut Vec::new()).await.unwrap();
-    assert!(peer.write_all(b"more").await.is_err(), "nobody holds the stream");
+    is_closed(peer).await;
+}
+
+/// R8: nor can it keep that of a balancer that is gone, also where a request outlived the balancer.
+#[tokio::test(start_paused = true)]
+async fn r8_a_peer_that_reads_nothing_holds_nothing_of_a_balancer_that_is_gone() {
+    for outlives in [false, true] {
+        let (http, mut accepted) = narrow();
+        let list = StaticList::new([Endpoint::new(([10, 0, 0, 1], 80))]).unwrap();
+        let drain = Duration::from_secs(5);
+        let balance = Balance::builder(list).drain_timeout(drain).make(http).unwrap();
+        let mut peer = accepted.recv().await.unwrap();
+        greet(&mut peer, balance.ready().map(Result::unwrap)).await;
+        let request = Request::post("/").body("more than the pipe holds".to_owned()).unwrap();
+        let mut call = Box::pin(balance.clone().oneshot(request));
+        assert!(futures::poll!(&mut call).is_pending());
+        sleep(Duration::from_millis(10)).await;
+        if outlives {
+            drop(balance);
+            sleep(drain + Duration::from_secs(1)).await;
+            assert_eq!(tasks(), 1, "the connection's");
+            drop(call);
+        } else {
+            drop(call);
+            drop(balance);
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(tasks(), 0, "{outlives}");
+        is_closed(peer).await;
+    }
 }
 
 async fn sleep(duration: std::time::Duration) {
