@@ -20,12 +20,12 @@ use evenkeel::{
     Handle, ResponseFuture, Unsent,
     discovery::{Discover, Target},
     node::LinkState,
-    policy::{ByHeader, NoKey, RoundRobin},
+    policy::{ByHeader, IntoPolicy, NoKey, Rendezvous, RequestKey, RoundRobin},
     pool::{Settings, Status},
 };
 use futures::{FutureExt, future};
 use support::{
-    Ask, Mood, Plain, Served, World, endpoint, in_flight, just, name, now, of, quiet, set,
+    Ask, Managed, Mood, Plain, Served, World, endpoint, in_flight, just, name, now, of, quiet, set,
 };
 use tower::{Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
@@ -210,6 +210,35 @@ async fn t4_a_readiness_error_rests_the_endpoint_and_makes_its_service_anew() {
     let answers = [0; 2].map(|_| balance.clone().oneshot(Ask::default()).now_or_never().unwrap());
     assert_eq!(answers.map(Result::unwrap).into_iter().collect::<HashSet<_>>().len(), 2);
     assert_eq!(world.made_of(2), 1);
+}
+
+/// T4: also that of a client that owns its connections, which no dial would mend.
+#[tokio::test(start_paused = true)]
+async fn t4_a_readiness_error_makes_the_service_of_a_managed_client_anew() {
+    is_made_anew_once(RoundRobin::new()).await;
+    is_made_anew_once(Rendezvous::by(|_: &Ask| None)).await;
+}
+
+async fn is_made_anew_once<P>(policy: P)
+where
+    P: IntoPolicy,
+    P::Key: RequestKey<Ask>,
+{
+    let world = World::new();
+    let make = Managed(Arc::clone(&world));
+    let balance = over(just(set(1..=2))).policy(policy).make(make).unwrap();
+    let reach = async || {
+        let start = now();
+        while balance.clone().oneshot(Ask::default()).await.unwrap() != name(1) {
+            assert!(now() - start < SECOND, "{:?}", of(&balance.status(), 1));
+            tokio::time::sleep(5 * MS).await;
+        }
+    };
+    reach().await;
+    world.spoil(1);
+    reach().await;
+    assert_eq!((world.made_of(1), world.made_of(2)), (2, 1));
+    assert_eq!(of(&balance.status(), 1).link, LinkState::Up);
 }
 
 /// T4: with a single endpoint the call that found it broken fails at once with the cause; later ones

@@ -208,7 +208,7 @@ where
                         }
                         Poll::Ready(Err(error)) => {
                             let cause = SharedError::new(error);
-                            lease.node().fail_link(cause.clone());
+                            lease.node().fail_readiness(cause.clone());
                             drop(service);
                             step_aside(this.detour, lease, Aside::Unsent(cause.into()), request)
                         }

@@ -220,7 +220,7 @@ impl<S, K> Detour<S, K> {
         if let Err(error) = ready!(poll_ready(service, cx)) {
             let cause = SharedError::new(error);
             self.last = Some((lease.endpoint(), cause.clone().into()));
-            lease.node().fail_link(cause);
+            lease.node().fail_readiness(cause);
             lease.pass();
             self.parked = None;
         }

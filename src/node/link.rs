@@ -13,7 +13,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -102,7 +102,10 @@ pub(crate) struct LinkCell {
     wanted: AtomicBool,
     failures_in_a_row: AtomicU32,
     cause: Mutex<Option<SharedError>>,
-    dialer: OnceLock<Dialer>,
+    /// Of the service that was made last.
+    dialer: Mutex<Option<Dialer>>,
+    /// The client's readiness failed: its service is to be made anew.
+    unfit: AtomicBool,
     /// What closes the connections after the last request, where the pool is gone before.
     survivor: Survivor,
     /// It failed by a connection that was closed unused, and a request that finds nothing better may
@@ -154,7 +157,8 @@ impl LinkCell {
             wanted: AtomicBool::new(false),
             failures_in_a_row: AtomicU32::new(0),
             cause: Mutex::new(None),
-            dialer: OnceLock::new(),
+            dialer: Mutex::new(None),
+            unfit: AtomicBool::new(false),
             survivor: Survivor::default(),
             early: AtomicBool::new(false),
             dialled_early: AtomicBool::new(false),
@@ -198,7 +202,18 @@ impl LinkCell {
     }
 
     pub(crate) fn is_managed(&self) -> bool {
-        self.dialer.get().is_some()
+        self.dialer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether its service is to be made anew: the client's readiness failed, or it knows nothing of
+    /// dials.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.unfit.load(Ordering::Acquire) || !self.is_managed()
+    }
+
+    /// Its service is about to be made anew.
+    pub(crate) fn forget_unfit(&self) {
+        self.unfit.store(false, Ordering::Release);
     }
 
     /// The nanoseconds of the fleet until which a failed link rests.
@@ -221,10 +236,6 @@ impl LinkCell {
     pub(crate) fn is_lasting(&self, now: u64) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & KIND == RESTING || self.is_proven(word, now)
-    }
-
-    fn set(&self, kind: u64, time: u64) -> u64 {
-        self.word.swap(time << TIME_SHIFT | kind, Ordering::AcqRel)
     }
 
     /// Moves on from the kinds that `from` accepts; the word before, if that was so.
@@ -313,6 +324,12 @@ impl Node {
         self.fleet.signal.raise();
     }
 
+    /// The client's readiness failed: as a link that failed, and no dial mends it.
+    pub(crate) fn fail_readiness(self: &Arc<Self>, cause: SharedError) {
+        self.link.unfit.store(true, Ordering::Release);
+        self.fail_link(cause);
+    }
+
     /// The backoff is over: the driver may dial, or leave the node for when it is wanted.
     pub(crate) fn end_backoff(&self) {
         // Without a client that reports it counts as up from now on; if that lasts, its next failure
@@ -378,7 +395,8 @@ impl Node {
     }
 
     fn dialer(&self) -> Option<Arc<dyn Dial>> {
-        self.link.dialer.get().and_then(|dialer| dialer.0.upgrade())
+        let dialer = self.link.dialer.lock().unwrap_or_else(PoisonError::into_inner);
+        dialer.as_ref().and_then(|dialer| dialer.0.upgrade())
     }
 
     /// Discovery lists the endpoint anew: old failures say nothing of it.
@@ -437,11 +455,12 @@ impl Link {
     }
 
     /// Declares that the client reports its connection, which is idle now. Held weakly, since the
-    /// client holds its link; the first registration stands.
+    /// client holds its link; the last registration stands, since a service may be made anew.
     pub fn manage(&self, dialer: Weak<dyn Dial>) {
-        if self.0.link.dialer.set(Dialer(dialer)).is_ok() {
-            self.0.link.set(IDLE, 0);
-        }
+        let link = &self.0.link;
+        *link.dialer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Dialer(dialer));
+        // One that failed is not dialled before requests see the new service.
+        link.shift(|kind| kind != FAILED, |word| word & FAILING | IDLE);
     }
 
     /// A dial began.

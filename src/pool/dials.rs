@@ -58,9 +58,9 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) enum Rested {
     /// Its client dials when told to.
-    Managed(Arc<Node>),
-    /// Its client knows nothing of dials: its service must be made anew.
-    Unmanaged(Arc<Node>),
+    Fit(Arc<Node>),
+    /// Its client's readiness failed, or it knows nothing of dials: its service must be made anew.
+    Unfit(Arc<Node>),
 }
 
 /// What is to be dialled though no request wants it yet.
@@ -221,8 +221,8 @@ impl Dials {
                     self.resting.push(Reverse((until, id)));
                     self.failed.insert(id, (until, node));
                 }
-                Some(_) if node.link.is_managed() => rested.push(Rested::Managed(node)),
-                Some(_) => rested.push(Rested::Unmanaged(node)),
+                Some(_) if node.link.is_unfit() => rested.push(Rested::Unfit(node)),
+                Some(_) => rested.push(Rested::Fit(node)),
             }
         }
         rested

@@ -135,6 +135,7 @@ impl<S> Roster<S> {
         else {
             return false;
         };
+        node.link.forget_unfit();
         member.service = make.make(&member.endpoint, Link::new(Arc::clone(node)));
         true
     }

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -165,6 +165,7 @@ pub(crate) struct Inner {
     pub(crate) dialling: usize,
     pub(crate) most_dialling: usize,
     pub(crate) closed: Vec<String>,
+    latest: HashMap<String, Weak<One>>,
     /// Services that live.
     pub(crate) live: HashMap<String, usize>,
 }
@@ -184,6 +185,7 @@ pub(crate) struct Served {
 
 struct One {
     name: String,
+    spoilt: AtomicBool,
     world: Arc<World>,
     /// Set for a managed client.
     link: Option<Link>,
@@ -202,6 +204,12 @@ impl World {
 
     pub(crate) fn mood(&self, last: u16, mood: Mood) {
         self.look().moods.insert(name(last), mood);
+    }
+
+    /// Breaks the service of an endpoint for good: only a new one can serve.
+    pub(crate) fn spoil(&self, last: u16) {
+        let latest = self.look().latest.get(&name(last)).and_then(Weak::upgrade);
+        latest.expect("it was made").spoilt.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn road(&self, last: u16, road: Road) {
@@ -247,7 +255,10 @@ impl World {
         let mut inner = self.look();
         inner.made.push(name.clone());
         *inner.live.entry(name.clone()).or_default() += 1;
-        Arc::new(One { name, world: Arc::clone(self), link })
+        let spoilt = AtomicBool::new(false);
+        let one = Arc::new(One { name: name.clone(), spoilt, world: Arc::clone(self), link });
+        inner.latest.insert(name, Arc::downgrade(&one));
+        one
     }
 }
 
@@ -270,6 +281,15 @@ impl MakeEndpoint for Managed {
         link.manage(dial);
         self.0.look().links.insert(one.name.clone(), link);
         Served { one, ready: false }
+    }
+}
+
+impl One {
+    fn mood(&self) -> Mood {
+        if self.spoilt.load(Ordering::SeqCst) {
+            return Mood::Broken;
+        }
+        self.world.look().moods.get(&self.name).copied().unwrap_or(Mood::Fine)
     }
 }
 
@@ -324,8 +344,7 @@ impl Service<Ask> for Served {
     type Future = Pin<Box<dyn Future<Output = Result<String, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let mood = self.one.world.look().moods.get(&self.one.name).copied();
-        match mood.unwrap_or(Mood::Fine) {
+        match self.one.mood() {
             Mood::Fine => {
                 self.ready = true;
                 Poll::Ready(Ok(()))

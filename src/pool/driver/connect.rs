@@ -44,8 +44,25 @@ where
         for node in self.dials.silent(&self.fleet) {
             node.fail_link(SharedError::new("the client did not say how its dial went"));
         }
-        let rested = self.dials.rested(&self.fleet);
-        if rested.is_empty() {
+        let mut fit = Vec::new();
+        for rested in self.dials.rested(&self.fleet) {
+            match rested {
+                Rested::Fit(node) => fit.push(node),
+                Rested::Unfit(node) => {
+                    if self.roster.remake(&node, &self.make) {
+                        self.outdated = true;
+                        self.remade.push(node);
+                    }
+                }
+            }
+        }
+        self.dial_again(fit);
+    }
+
+    /// Ends the backoff of nodes whose service requests see, and has those dialled that are to be without
+    /// being wanted.
+    pub(super) fn dial_again(&mut self, nodes: Vec<Arc<Node>>) {
+        if nodes.is_empty() {
             return;
         }
         let snapshot = self.shared.snapshot.load();
@@ -55,20 +72,10 @@ where
         let tiers = snapshot.tiers.iter();
         let tiers = tiers.map(|tier| (&*tier.nodes, skips && tier.gate.is_shut()));
         let mut upkeep = Upkeep::of(tiers, self.keep_connected());
-        for rested in rested {
-            match rested {
-                Rested::Managed(node) => {
-                    node.end_backoff();
-                    if always || upkeep.takes(&node) {
-                        self.dials.want(node);
-                    }
-                }
-                Rested::Unmanaged(node) => {
-                    if self.roster.remake(&node, &self.make) {
-                        self.outdated = true;
-                        self.remade.push(node);
-                    }
-                }
+        for node in nodes {
+            node.end_backoff();
+            if node.link.is_idle() && (always || upkeep.takes(&node)) {
+                self.dials.want(node);
             }
         }
     }

@@ -86,7 +86,8 @@ where
         self.fleet.expect_timed(model != LatencyModel::None);
         let before = self.shared.snapshot.swap(Arc::new(snapshot));
         let_go_of_shared(before.size, before);
-        self.remade.drain(..).for_each(|node| node.end_backoff());
+        let remade = std::mem::take(&mut self.remade);
+        self.dial_again(remade);
         self.fleet.signal.raise();
         self.dials.follow(eager);
         self.settle().await;
