@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::weights::are_equal;
 pub use self::{
     envoy::{EnvoyLeastRequest, EnvoyRoundRobin},
     grpc::GrpcLeastRequest,
@@ -269,7 +270,7 @@ impl<'a> Tier<'a> {
 
     /// Whether the weights differ at all.
     pub fn is_weighted(&self) -> bool {
-        self.weights.windows(2).any(|pair| pair[0] != pair[1])
+        !are_equal(self.weights)
     }
 
     /// Chance for the build, such as a random start: another at each build.

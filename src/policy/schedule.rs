@@ -7,7 +7,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::{golden::Golden, quota::in_quota, stride::Stride};
-use super::{PickContext, weights::draw_accepted};
+use super::{
+    PickContext,
+    weights::{are_equal, draw_accepted},
+};
 
 mod golden;
 mod quota;
@@ -38,7 +41,7 @@ impl Schedule {
     /// Each node exactly as many turns in a cycle as its weight says, reduced by what all weights have
     /// in common. `None` where all are equal, and plain round robin serves.
     pub(super) fn of(weights: &[u32]) -> Option<Self> {
-        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+        if are_equal(weights) {
             return None;
         }
         let common = weights.iter().copied().fold(0, greatest_common_divisor);

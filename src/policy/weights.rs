@@ -2,6 +2,11 @@
 
 use super::{PickContext, Rng, Tier};
 
+/// Whether no weight differs from another, also where there are fewer than two.
+pub(super) fn are_equal(weights: &[u32]) -> bool {
+    weights.windows(2).all(|pair| pair[0] == pair[1])
+}
+
 /// The weights of a tier, where they differ.
 #[derive(Clone, Debug)]
 pub(super) struct Weights {

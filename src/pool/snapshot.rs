@@ -23,8 +23,6 @@ pub(crate) struct Snapshot<S, K> {
     pub(crate) model: LatencyModel,
     /// Endpoints of the subset, whether in a tier or not.
     pub(crate) listed: usize,
-    /// As so many endpoints it takes to drop.
-    pub(crate) size: usize,
 }
 
 /// One tier, as requests see it.
@@ -70,7 +68,6 @@ impl<S, K> Snapshot<S, K> {
             scope: Scope::Usable,
             model: LatencyModel::None,
             listed: 0,
-            size: 0,
         }
     }
 

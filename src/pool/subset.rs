@@ -49,14 +49,13 @@ pub struct Subset(Kind);
 enum Kind {
     #[default]
     All,
-    Random {
-        size: usize,
-    },
-    Aperture {
-        instance: u32,
-        total: u32,
-        at_least: u32,
-    },
+    Part(Part),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Random { size: usize },
+    Aperture { instance: u32, total: u32, at_least: u32 },
 }
 
 /// Finagle's least aperture. Of 12 endpoints half can be down, and two of those that are drawn at
@@ -97,7 +96,7 @@ impl Subset {
     /// Those whose addresses come first by xxHash64 with a seed of this balancer's own, which it
     /// keeps for life. So when one endpoint comes or goes, one member of the subset changes or none.
     pub const fn random(size: usize) -> Self {
-        Self(Kind::Random { size })
+        Self(Kind::Part(Part::Random { size }))
     }
 
     /// The part of `instance`, of `total` clients numbered from 0: a deterministic aperture, as in
@@ -119,20 +118,20 @@ impl Subset {
     /// and one whose table grows with them, such as [`RingHash`](crate::policy::RingHash), builds a
     /// large one: [`Rendezvous`](crate::policy::Rendezvous) and [`Maglev`](crate::policy::Maglev) do not.
     pub const fn aperture(instance: u32, total: u32) -> Self {
-        Self(Kind::Aperture { instance, total, at_least: APERTURE_AT_LEAST })
+        Self(Kind::Part(Part::Aperture { instance, total, at_least: APERTURE_AT_LEAST }))
     }
 
     /// The least number of endpoints of a priority in an [`aperture`](Self::aperture), 12 by default; of a
     /// random subset its size.
     #[must_use]
     pub const fn at_least(self, endpoints: u32) -> Self {
-        Self(match self.0 {
-            Kind::All => Kind::All,
-            Kind::Random { .. } => Kind::Random { size: endpoints as usize },
-            Kind::Aperture { instance, total, .. } => {
-                Kind::Aperture { instance, total, at_least: endpoints }
+        let Kind::Part(part) = self.0 else { return self };
+        Self(Kind::Part(match part {
+            Part::Random { .. } => Part::Random { size: endpoints as usize },
+            Part::Aperture { instance, total, .. } => {
+                Part::Aperture { instance, total, at_least: endpoints }
             }
-        })
+        }))
     }
 
     pub(crate) fn is_all(&self) -> bool {
@@ -141,11 +140,12 @@ impl Subset {
 
     /// Why it cannot be, if so.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        match self.0 {
-            Kind::Random { size: 0 } | Kind::Aperture { at_least: 0, .. } => {
+        let Kind::Part(part) = self.0 else { return Ok(()) };
+        match part {
+            Part::Random { size: 0 } | Part::Aperture { at_least: 0, .. } => {
                 Err("a subset of no endpoint serves nothing")
             }
-            Kind::Aperture { instance, total, .. } if instance >= total => {
+            Part::Aperture { instance, total, .. } if instance >= total => {
                 Err("the instance is numbered from 0, and below the total")
             }
             _ => Ok(()),
@@ -154,18 +154,17 @@ impl Subset {
 
     /// The part of `endpoints` for the balancer with `seed`.
     pub(crate) fn select(&self, endpoints: Endpoints, seed: u64) -> Selection {
-        if self.0 == Kind::All {
+        let Kind::Part(part) = self.0 else {
             let inside = endpoints.into_iter().collect();
             return Selection { inside, ..Selection::default() };
-        }
+        };
         let (valid, invalid) = distinct(endpoints);
         let mut shares = vec![0; valid.len()];
         let mut outside = vec![false; valid.len()];
         for group in by_priority(&valid) {
-            let of_group = match self.0 {
-                Kind::All => group.weights.clone(),
-                Kind::Random { size } => group.at_random(size, seed),
-                Kind::Aperture { instance, total, at_least } => {
+            let of_group = match part {
+                Part::Random { size } => group.at_random(size, seed),
+                Part::Aperture { instance, total, at_least } => {
                     group.aperture(instance, total, at_least)
                 }
             };

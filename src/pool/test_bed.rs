@@ -168,7 +168,6 @@ impl TestBed {
             scope: policy.scope(),
             model,
             listed: self.roster.listed().len(),
-            size: self.roster.listed().len(),
         }));
     }
 

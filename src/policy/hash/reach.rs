@@ -16,6 +16,7 @@ use super::{
     bids::Bids,
     points::{Point, Points, Ring, WALK},
 };
+use crate::policy::weights::are_equal;
 
 /// The arcs of a ring. Where weights differ, the points stand beside them: who is next after the owner
 /// does not show on the arcs.
@@ -70,7 +71,7 @@ impl Arcs {
     /// Where all nodes have the points of the same number, by weight; of points at one place the first
     /// given is the first met.
     pub(super) fn by_weight(points: Vec<Point>, weights: &[u32], rest: Bids) -> Self {
-        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+        if are_equal(weights) {
             return Self::plain(points, rest);
         }
         let ring = Ring::new(points);

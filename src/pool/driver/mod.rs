@@ -72,6 +72,8 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     clear_at: Option<Instant>,
     /// When the policy wants its pickers built anew.
     rebuild_at: Option<Instant>,
+    /// As so many endpoints the snapshot takes to drop.
+    published: usize,
     /// The snapshot no longer says what the roster does.
     outdated: bool,
     /// So does the list of those that drain.
@@ -130,6 +132,7 @@ where
             telling: Telling::to(observer),
             clear_at: None,
             rebuild_at: None,
+            published: 0,
             outdated: false,
             drained: false,
             remade: Vec::new(),

@@ -81,11 +81,10 @@ where
             scope,
             model,
             listed: count,
-            size,
         };
         self.fleet.expect_timed(model != LatencyModel::None);
         let before = self.shared.snapshot.swap(Arc::new(snapshot));
-        let_go_of_shared(before.size, before);
+        let_go_of_shared(std::mem::replace(&mut self.published, size), before);
         let remade = std::mem::take(&mut self.remade);
         self.dial_again(remade);
         self.fleet.signal.raise();
