@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use evenkeel::discovery::{Target, Targets};
+
 use super::{
     api_server::{Fault, Verb},
     *,
@@ -189,6 +191,33 @@ async fn r12_an_expired_token_is_read_again() {
     folder.configure(&api, &json!({"token": "second"}));
     updates.until_set(&["10.0.0.2:8080"]).await;
     assert_eq!(api.count(Verb::List), 1);
+}
+
+/// Texts that one `Targets` parses share a client, and so a watch where they name one Service; those of
+/// another configuration do not, nor does what is parsed without.
+#[tokio::test]
+async fn targets_of_one_configuration_share_a_client() {
+    let folders = ["shared", "other"].map(Folder::new);
+    let api = ApiServer::start().await;
+    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.1")]));
+    folders.iter().for_each(|folder| folder.configure(&api, &json!({})));
+    let text = |folder: &Folder, port: &str| {
+        format!("k8s://shop/cart:{port}?kubeconfig={}", folder.kubeconfig().display())
+    };
+    let targets = Targets::new();
+    let mut watching = Vec::new();
+    for (target, lists) in [
+        (targets.parse(&text(&folders[0], "http")), 1),
+        (targets.clone().parse(&text(&folders[0], "8080")), 1),
+        (targets.parse(&text(&folders[1], "http")), 2),
+        (targets.parse(&format!("{}&context=test", text(&folders[0], "http"))), 3),
+        (Target::parse(&text(&folders[0], "http")), 4),
+    ] {
+        let mut updates = Updates::of(target.unwrap());
+        assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
+        assert_eq!(api.count(Verb::List), lists);
+        watching.push(updates);
+    }
 }
 
 /// T15: a watch that ends with the runtime that it was begun on is begun anew on the one that asks.

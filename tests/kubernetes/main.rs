@@ -93,7 +93,7 @@ struct Updates {
 }
 
 impl Updates {
-    fn of(source: KubernetesService) -> Self {
+    fn of(source: impl Discover) -> Self {
         let (refresh, requests) = refresh::channel();
         let guard = Duration::from_secs(60);
         Self { stream: Box::pin(source.watch(requests)), refresh, guard }
@@ -133,6 +133,14 @@ impl Updates {
         match self.next().await {
             Update::Empty(reason) => reason.to_string(),
             other => panic!("expected empty: {other:?}"),
+        }
+    }
+
+    /// The next update, which must be a set in doubt: its addresses, and the error.
+    async fn partial(&mut self) -> (Vec<String>, String) {
+        match self.next().await {
+            Update::Partial(set, error) => (names(&set), error.to_string()),
+            other => panic!("expected a part: {other:?}"),
         }
     }
 

@@ -1,6 +1,10 @@
 //! `k8s://namespace/service:port`.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     Kubernetes, KubernetesService, ServicePort,
@@ -11,14 +15,38 @@ use crate::{
     error::{TargetError, TargetErrorReason},
 };
 
-/// The source that a target of this scheme names.
-pub(in crate::discovery) fn source(uri: &mut Uri<'_>) -> Result<KubernetesService, TargetError> {
-    let kubeconfig = uri.take("kubeconfig").map(|path| PathBuf::from(path.text));
-    let context = uri.take("context").map(|context| context.text);
-    let cluster = match (kubeconfig, context) {
-        (None, None) => Kubernetes::infer(),
-        (path, context) => Kubernetes::kubeconfig(path, context),
-    };
+/// The clusters of the targets that are parsed together. Clones share them.
+#[derive(Clone, Default)]
+pub(in crate::discovery) struct Clusters(Arc<Mutex<HashMap<Configuration, Kubernetes>>>);
+
+/// The path of a kubeconfig, and the context in it, as far as a target names them.
+type Configuration = (Option<PathBuf>, Option<String>);
+
+// === impl Clusters ===
+
+impl Clusters {
+    /// The source that a target of this scheme names.
+    pub(in crate::discovery) fn source(
+        &self,
+        uri: &mut Uri<'_>,
+    ) -> Result<KubernetesService, TargetError> {
+        let kubeconfig = uri.take("kubeconfig").map(|path| PathBuf::from(path.text));
+        let context = uri.take("context").map(|context| context.text.to_owned());
+        source(uri, self.cluster((kubeconfig, context)))
+    }
+
+    fn cluster(&self, configuration: Configuration) -> Kubernetes {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster =
+            known.entry(configuration).or_insert_with_key(|configuration| match configuration {
+                (None, None) => Kubernetes::infer(),
+                (path, context) => Kubernetes::kubeconfig(path.clone(), context.as_deref()),
+            });
+        cluster.clone()
+    }
+}
+
+fn source(uri: &mut Uri<'_>, cluster: Kubernetes) -> Result<KubernetesService, TargetError> {
     let cluster = match uri.take("own_service") {
         None => cluster,
         Some(own) => {
@@ -90,7 +118,7 @@ mod tests {
         ] {
             let mut uri = Uri::parse(text).unwrap();
             uri.read_options().unwrap();
-            assert_eq!(super::source(&mut uri).unwrap().port, port, "{text}");
+            assert_eq!(Clusters::default().source(&mut uri).unwrap().port, port, "{text}");
         }
     }
 

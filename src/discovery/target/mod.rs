@@ -12,6 +12,8 @@ use futures_core::Stream;
 use self::{common::Common, uri::Uri};
 #[cfg(feature = "dns")]
 use super::dns::{self, Resolver};
+#[cfg(feature = "kubernetes")]
+use super::kubernetes::target::Clusters;
 use super::{
     Discover, Here, OnEmpty, RefreshRequests, StaticList, Update,
     any_source::{AnySource, erase},
@@ -66,6 +68,10 @@ pub struct Target {
 
 /// The schemes that a target may have, with those of one's own.
 ///
+/// The targets that one `Targets` and its clones parse share what they can: the resolver of `dns` and
+/// `srv`, and for `k8s` the client of a cluster (one for each `kubeconfig` and `context`) and the watch of
+/// a Service.
+///
 /// ```
 /// use evenkeel::{
 ///     Balance, Endpoint,
@@ -91,6 +97,8 @@ pub struct Targets {
     own: BTreeMap<String, OwnScheme>,
     #[cfg(feature = "dns")]
     resolver: Resolver,
+    #[cfg(feature = "kubernetes")]
+    clusters: Clusters,
 }
 
 type OwnScheme = Arc<dyn Fn(&str) -> Result<Arc<dyn AnySource>, BoxError> + Send + Sync>;
@@ -183,7 +191,8 @@ impl Targets {
     }
 
     /// Adds a scheme: `parse` gets what stands after the `://`, and makes a source of it. A scheme
-    /// of this build gives way to one of the same name; of two, the last counts.
+    /// of this build gives way to one of the same name; of two, the last counts. The position in a
+    /// [`ListError`] that `parse` gives back is moved to where that is in the whole target.
     ///
     /// Schemes know no case. One that [RFC 3986] does not allow (a letter, then letters, digits,
     /// `+`, `-` and `.`) is never asked for.
@@ -234,12 +243,15 @@ impl Targets {
         let scheme = uri.scheme().to_ascii_lowercase();
         let (source, common) = match self.own.get(&scheme) {
             Some(parse) => {
-                let refused = |source| BuildError::OwnScheme {
+                let refused = |source: BoxError| BuildError::OwnScheme {
                     scheme: scheme.clone(),
                     target: text.to_owned(),
-                    source,
+                    source: match source.downcast::<ListError>() {
+                        Ok(list) => in_target(*list, uri.rest()).into(),
+                        Err(other) => other,
+                    },
                 };
-                (parse(uri.rest()).map_err(refused)?, Common::default())
+                (parse(uri.rest().text).map_err(refused)?, Common::default())
             }
             None => self.source(&scheme, &mut uri)?,
         };
@@ -297,7 +309,7 @@ impl Targets {
     #[cfg(feature = "kubernetes")]
     fn kubernetes(&self, uri: &mut Uri<'_>) -> Result<Arc<dyn AnySource>, BuildError> {
         uri.read_options()?;
-        Ok(erase(super::kubernetes::target::source(uri)?))
+        Ok(erase(self.clusters.source(uri)?))
     }
 
     #[cfg(not(feature = "kubernetes"))]
@@ -308,8 +320,12 @@ impl Targets {
 
 /// The list that stands at a place in a target.
 fn list(part: Part<'_>) -> Result<StaticList, ListError> {
-    StaticList::parse(part.text)
-        .map_err(|error| ListError { position: part.position + error.position, ..error })
+    StaticList::parse(part.text).map_err(|error| in_target(error, part))
+}
+
+/// The `error` of a list that is this part of a target.
+fn in_target(error: ListError, part: Part<'_>) -> ListError {
+    ListError { position: part.position + error.position, ..error }
 }
 
 #[cfg(not(all(feature = "dns", feature = "kubernetes")))]

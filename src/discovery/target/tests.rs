@@ -196,6 +196,15 @@ fn a_list_says_where_in_the_target_it_is_wrong() {
     }
 }
 
+#[test]
+fn a_list_in_a_scheme_of_ones_own_says_where_in_the_target_it_is_wrong() {
+    let targets = Targets::new().with("own", StaticList::parse);
+    let error = targets.parse(" own://10.0.0.1:80,localhost:80").unwrap_err();
+    let BuildError::OwnScheme { source, .. } = error else { panic!("{error}") };
+    let error = source.downcast::<ListError>().unwrap();
+    assert_eq!((error.position, &*error.entry), (19, "localhost"));
+}
+
 /// What is right, as a beginning of what is wrong.
 const RIGHT: &[&str] = &[
     "static://10.0.0.1:80,[::1]:80;weight=2,unix:/run/a",

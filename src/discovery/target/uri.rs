@@ -42,8 +42,8 @@ impl<'a> Uri<'a> {
     }
 
     /// What stands after the `://`.
-    pub(super) fn rest(&self) -> &'a str {
-        self.rest.text
+    pub(super) fn rest(&self) -> Part<'a> {
+        self.rest
     }
 
     /// What stands between the `://` and the options.
