@@ -82,6 +82,35 @@ async fn r10_ports_are_found_by_name_and_number() {
     assert!(reason.contains("its slices list no TCP port"), "{reason}");
 }
 
+/// A second port makes it a mistake that none was named, and no reason to lose pods, nor to keep those
+/// that are gone: the port that there was goes on to be used, by its name, or by its number where it had
+/// no name.
+#[tokio::test]
+async fn a_service_that_gets_a_second_port_goes_on_with_the_one_it_had() {
+    for (name, number, then) in [("web", 8081, "10.0.0.3:8081"), ("", 8080, "10.0.0.3:8080")] {
+        let one = || json!([{"name": name, "port": 8080}]);
+        let two = || json!([{"name": "metrics", "port": 9090}, {"name": "web", "port": number}]);
+        let api = ApiServer::start().await;
+        api.put("shop", "cart-a", slice_with("cart", one(), [ready("10.0.0.1")]));
+        api.put("shop", "cart-b", slice_with("cart", one(), [ready("10.0.0.2")]));
+        let mut updates = Updates::of(cluster(&api).service("shop", "cart"));
+        assert_eq!(updates.set().await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+        until("the watch", || api.open_watches() == 1).await;
+
+        api.put("shop", "cart-a", slice_with("cart", two(), [ready("10.0.0.3")]));
+        let (set, error) = updates.partial().await;
+        assert_eq!(set, ["10.0.0.2:8080", then]);
+        assert!(error.contains("has several ports, name one of them: its pods have"), "{error}");
+        api.put("shop", "cart-b", slice_with("cart", two(), [ready("10.0.0.4")]));
+        let (set, _) = updates.partial().await;
+        assert_eq!(set, [then.to_owned(), then.replace(".3", ".4")]);
+
+        api.delete("shop", "cart-b");
+        api.put("shop", "cart-a", slice_with("cart", one(), [ready("10.0.0.5")]));
+        updates.until_set(&["10.0.0.5:8080"]).await;
+    }
+}
+
 fn pod(mut endpoint: Value, name: &str) -> Value {
     endpoint["targetRef"] =
         json!({"kind": "Pod", "namespace": "shop", "name": name, "uid": format!("uid {name}")});

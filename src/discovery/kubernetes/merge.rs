@@ -12,13 +12,14 @@ use std::{
 };
 
 use super::{
-    port::ServicePort,
+    port::{ServicePort, Wanted},
     slice::{Class, Entry, Pod, Slice},
     world::Change,
 };
 use crate::{
     discovery::{Endpoints, Reason, Update},
     endpoint::{Address, Endpoint, Protocol},
+    error::DiscoverError,
 };
 
 /// The slices of one Service, by their names.
@@ -27,8 +28,10 @@ pub(super) type Slices = BTreeMap<Arc<str>, Arc<Slice>>;
 /// The endpoints of one port of a Service.
 #[derive(Debug)]
 pub(super) struct Merge {
-    port: ServicePort,
+    port: Wanted,
     slices: Slices,
+    /// How many of them leave it open which port is meant.
+    unclear: usize,
     places: HashMap<SocketAddr, Place>,
     /// The addresses of each server, IPv4 before IPv6.
     servers: HashMap<Server, BTreeSet<SocketAddr>>,
@@ -74,8 +77,9 @@ struct Changed {
 impl Merge {
     pub(super) fn new(port: ServicePort) -> Self {
         Self {
-            port,
+            port: Wanted::new(port),
             slices: Slices::new(),
+            unclear: 0,
             places: HashMap::new(),
             servers: HashMap::new(),
             listed: BTreeMap::new(),
@@ -88,6 +92,7 @@ impl Merge {
         let mut touched = HashSet::new();
         for (name, slice) in changes {
             if let Some(before) = self.slices.remove(&name) {
+                self.unclear -= usize::from(self.port.is_unclear_in(&before));
                 for (_, address, _) in entries(&self.port, &before) {
                     if let Some(place) = self.places.get_mut(&address) {
                         place.claims.retain(|claim| claim.slice_name != name);
@@ -102,7 +107,12 @@ impl Merge {
                 place.claims.push(Claim { slice_name, slice, at, protocol });
                 touched.insert(address);
             }
+            self.unclear += usize::from(self.port.is_unclear_in(&slice));
             self.slices.insert(name, slice);
+        }
+        // Not before they are all clear again: what an unclear slice is taken to mean must not change.
+        if self.unclear == 0 {
+            self.port.settle(self.slices.values().map(|slice| &**slice));
         }
         let had_ready = self.ready > 0;
         let mut changed = Changed::default();
@@ -185,8 +195,17 @@ impl Merge {
 
     /// What to say if there is no endpoint to use.
     pub(super) fn nothing(&self, service: &str) -> Option<Update> {
+        if let Some(error) = self.doubt(service).filter(|_| !self.port.is_settled()) {
+            return Some(Update::Failed(error));
+        }
         // What is out of use is not listed.
         self.listed.is_empty().then(|| self.why_nothing(service))
+    }
+
+    /// What is wrong though there may be endpoints to use.
+    pub(super) fn doubt(&self, service: &str) -> Option<DiscoverError> {
+        let slices = self.slices.values().map(|slice| &**slice);
+        (self.unclear > 0).then(|| Wanted::unclear(service, slices))
     }
 
     fn why_nothing(&self, service: &str) -> Update {
@@ -212,7 +231,7 @@ impl Merge {
 
 /// The entries of `slice` that have `port`: the place in the slice, and where they listen.
 fn entries<'a>(
-    port: &ServicePort,
+    port: &Wanted,
     slice: &'a Slice,
 ) -> impl Iterator<Item = (usize, SocketAddr, Protocol)> + use<'a> {
     let found = port.of(slice);

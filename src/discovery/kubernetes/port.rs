@@ -24,7 +24,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ServicePort {
-    /// The only one that the Service has, whatever its name; the default.
+    /// The only one that the Service has, whatever its name; the default. Where it has several from the
+    /// beginning, the source fails; where it gets another later, the one that it had goes on to be used,
+    /// and the error says that it should be named.
     #[default]
     Only,
     /// The one that the Service calls so.
@@ -33,11 +35,19 @@ pub enum ServicePort {
     Number(u16),
 }
 
+/// The port that is wanted, through what becomes of the Service.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    port: ServicePort,
+    /// The name and number of the only port, when there was but one.
+    former: Option<(Arc<str>, u16)>,
+}
+
 // === impl ServicePort ===
 
 impl ServicePort {
     /// The number of this port in `slice`, and what it speaks.
-    pub(super) fn of(&self, slice: &Slice) -> Option<(u16, Protocol)> {
+    fn of(&self, slice: &Slice) -> Option<(u16, Protocol)> {
         let Some(ports) = &slice.ports else {
             return match self {
                 Self::Number(number) => Some((*number, Protocol::Unspecified)),
@@ -59,30 +69,11 @@ impl ServicePort {
         Some((number?, found.protocol))
     }
 
-    /// What to say when no slice has this port.
-    pub(super) fn unresolved<'a>(
-        &self,
-        service: &str,
-        slices: impl Iterator<Item = &'a Slice>,
-    ) -> Update {
-        let ports: BTreeSet<String> = slices
-            .flat_map(|slice| slice.ports.iter().flatten())
-            .map(|port| match port.number {
-                Some(number) if port.name.is_empty() => number.to_string(),
-                Some(number) => format!("`{}` {number}", port.name),
-                None => format!("`{}`", port.name),
-            })
-            .collect();
-        let several = ports.len() > 1;
-        let there_are = match ports.len() {
-            0 => "its slices list no TCP port".to_owned(),
-            _ => format!("its pods have {}", ports.into_iter().collect::<Vec<_>>().join(", ")),
-        };
+    fn unresolved<'a>(&self, service: &str, slices: impl Iterator<Item = &'a Slice>) -> Update {
+        let (ports, there_are) = listed_in(slices);
         match self {
             // Nobody can tell which is meant, so this is a mistake and no emptiness.
-            Self::Only if several => Update::Failed(DiscoverError::new(format!(
-                "{service} has several ports, name one of them: {there_are}"
-            ))),
+            Self::Only if ports > 1 => Update::Failed(several(service, &there_are)),
             Self::Number(_) => Update::Empty(Reason::says(format!(
                 "{service} has no {self}: {there_are} (a number is the pods' port, not the Service's)"
             ))),
@@ -91,6 +82,27 @@ impl ServicePort {
             }
         }
     }
+}
+
+/// How many ports `slices` list, and which.
+fn listed_in<'a>(slices: impl Iterator<Item = &'a Slice>) -> (usize, String) {
+    let ports: BTreeSet<String> = slices
+        .flat_map(|slice| slice.ports.iter().flatten())
+        .map(|port| match port.number {
+            Some(number) if port.name.is_empty() => number.to_string(),
+            Some(number) => format!("`{}` {number}", port.name),
+            None => format!("`{}`", port.name),
+        })
+        .collect();
+    let there_are = match ports.len() {
+        0 => "its slices list no TCP port".to_owned(),
+        _ => format!("its pods have {}", Vec::from_iter(ports.iter().cloned()).join(", ")),
+    };
+    (ports.len(), there_are)
+}
+
+fn several(service: &str, there_are: &str) -> DiscoverError {
+    DiscoverError::new(format!("{service} has several ports, name one of them: {there_are}"))
 }
 
 impl From<&str> for ServicePort {
@@ -118,5 +130,65 @@ impl fmt::Display for ServicePort {
             Self::Name(name) => write!(f, "TCP port named `{name}`"),
             Self::Number(number) => write!(f, "TCP port {number}"),
         }
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    pub(super) fn new(port: ServicePort) -> Self {
+        Self { port, former: None }
+    }
+
+    /// The number of the port in `slice`, and what it speaks.
+    pub(super) fn of(&self, slice: &Slice) -> Option<(u16, Protocol)> {
+        self.port.of(slice).or_else(|| {
+            let (name, number) = self.former.as_ref().filter(|_| self.is_unclear_in(slice))?;
+            // A port need have a name only once there is another.
+            let by_name = ServicePort::Name(Arc::clone(name)).of(slice);
+            by_name.or_else(|| ServicePort::Number(*number).of(slice))
+        })
+    }
+
+    /// Whether the endpoints of `slice` have several ports, of which any may be meant.
+    pub(super) fn is_unclear_in(&self, slice: &Slice) -> bool {
+        matches!(self.port, ServicePort::Only)
+            && slice.ports.as_ref().is_some_and(|ports| ports.len() > 1)
+            && !slice.endpoints.is_empty()
+    }
+
+    /// Takes note of the only port, where `slices` are clear.
+    pub(super) fn settle<'a>(&mut self, mut slices: impl Iterator<Item = &'a Slice>) {
+        if !matches!(self.port, ServicePort::Only) {
+            return;
+        }
+        let only = slices.find_map(|slice| match slice.ports.as_deref()? {
+            [port] => Some((Arc::clone(&port.name), port.number?)),
+            _ => None,
+        });
+        if only.is_some() {
+            self.former = only;
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// What is wrong where `slices` are unclear.
+    pub(super) fn unclear<'a>(
+        service: &str,
+        slices: impl Iterator<Item = &'a Slice>,
+    ) -> DiscoverError {
+        several(service, &listed_in(slices).1)
+    }
+
+    /// What to say when no slice has this port.
+    pub(super) fn unresolved<'a>(
+        &self,
+        service: &str,
+        slices: impl Iterator<Item = &'a Slice>,
+    ) -> Update {
+        self.port.unresolved(service, slices)
     }
 }

@@ -44,8 +44,8 @@ pub(super) struct Subscriber {
 #[derive(Default)]
 struct Said {
     anything: bool,
-    /// Why there was nothing, if there was.
-    nothing: Option<String>,
+    /// Why there was nothing, or what was wrong with what there was.
+    trouble: Option<String>,
     report: Option<u64>,
 }
 
@@ -148,19 +148,23 @@ impl Subscriber {
         }
         let set_is_news = self.merge.apply(changes);
         let nothing = self.merge.nothing(&self.name);
-        let why = match &nothing {
+        let doubt = self.merge.doubt(&self.name);
+        let trouble = match &nothing {
             Some(Update::Empty(reason)) => Some(reason.to_string()),
             Some(Update::Failed(error)) => Some(error.to_string()),
-            _ => None,
+            _ => doubt.as_ref().map(ToString::to_string),
         };
-        let emptiness_is_news = why != self.said.nothing;
+        let trouble_is_news = trouble != self.said.trouble;
         self.said.anything = true;
-        self.said.nothing = why;
-        let news = set_is_news || emptiness_is_news || first;
+        self.said.trouble = trouble;
+        let news = set_is_news || trouble_is_news || first;
         if !news && !error_is_news {
             return None;
         }
-        let update = nothing.unwrap_or_else(|| Update::Set(self.merge.set()));
+        let update = nothing.unwrap_or_else(|| match doubt {
+            Some(doubt) => Update::Partial(self.merge.set(), doubt),
+            None => Update::Set(self.merge.set()),
+        });
         match (update, error) {
             (Update::Set(set), Some(error)) if news => Some(Update::Partial(set, error)),
             (update, error) if news => {

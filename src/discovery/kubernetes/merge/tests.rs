@@ -9,6 +9,11 @@ use crate::endpoint::Locality;
 type Given = (u8, bool, u8, Option<u8>);
 
 fn slice(entries: &[Given]) -> Arc<Slice> {
+    slice_with(&["http"], entries)
+}
+
+/// A slice with ports of these names, from 80 on.
+fn slice_with(ports: &[&str], entries: &[Given]) -> Arc<Slice> {
     let pod = |number: u8| {
         let name: Arc<str> = format!("pod-{number}").into();
         Pod { uid: Arc::clone(&name), name }
@@ -23,10 +28,14 @@ fn slice(entries: &[Given]) -> Arc<Slice> {
         pod: of.map(pod),
         locality: Locality::default(),
     };
-    let port = Port { name: "http".into(), number: Some(80), protocol: Protocol::Unspecified };
+    let port = |(name, number): (&&str, u16)| Port {
+        name: (*name).into(),
+        number: Some(number),
+        protocol: Protocol::Unspecified,
+    };
     Arc::new(Slice {
         service: "cart".into(),
-        ports: Some(vec![port]),
+        ports: Some(ports.iter().zip(80..).map(port).collect()),
         endpoints: entries.iter().map(entry).collect(),
         of_names: false,
     })
@@ -95,6 +104,27 @@ proptest! {
         prop_assert_eq!(merge.ready, 0);
     }
 
+    /// Whatever ports come and go, nothing is left of slices that are gone.
+    #[test]
+    fn ports_that_come_and_go_leave_nothing_behind(
+        steps in prop::collection::vec((0..3_usize, prop::option::of((entries(), 0..4_usize))), 1..40),
+    ) {
+        let ports: [&[&str]; 4] = [&["http"], &["http", "metrics"], &["metrics", "http"], &["metrics"]];
+        let mut merge = Merge::new(ServicePort::Only);
+        let mut slices = Slices::new();
+        for (at, change) in steps {
+            let name: Arc<str> = format!("cart-{at}").into();
+            match change {
+                Some((entries, of)) => drop(slices.insert(name, slice_with(ports[of], &entries))),
+                None => drop(slices.remove(&name)),
+            }
+            apply(&mut merge, &slices);
+        }
+        apply(&mut merge, &Slices::new());
+        prop_assert!(merge.places.is_empty() && merge.servers.is_empty() && merge.listed.is_empty());
+        prop_assert_eq!((merge.ready, merge.unclear), (0, 0));
+    }
+
     /// R10: without pods, the set is the plain union: what some slice says is ready, else what some
     /// slice says still serves.
     #[test]
@@ -113,6 +143,31 @@ proptest! {
         let expected = if ready.is_empty() { of_class(1) } else { ready };
         prop_assert_eq!(addresses(&merge), expected);
     }
+}
+
+/// From the beginning nobody can tell which of several ports is meant, though some slice has but one; from
+/// when all have one, that one is.
+#[test]
+fn a_port_that_was_never_the_only_one_is_not_guessed() {
+    let (one, two) = (["http"], ["http", "metrics"]);
+    let mut slices = Slices::new();
+    slices.insert("a".into(), slice_with(&one, &[(1, false, 2, None)]));
+    slices.insert("b".into(), slice_with(&two, &[(2, false, 2, None)]));
+    let mut merge = Merge::new(ServicePort::Only);
+    apply(&mut merge, &slices);
+    assert!(matches!(merge.nothing("cart"), Some(Update::Failed(_))));
+    slices.insert("b".into(), slice_with(&one, &[(2, false, 2, None)]));
+    apply(&mut merge, &slices);
+    assert!(merge.doubt("cart").is_none());
+    slices.insert("a".into(), slice_with(&two, &[(3, false, 2, None)]));
+    apply(&mut merge, &slices);
+    assert!(merge.doubt("cart").is_some());
+    let expected = ["10.0.0.2:80", "10.0.0.3:80"].map(|address| vec![address.to_owned()]);
+    assert_eq!(addresses(&merge), BTreeSet::from(expected));
+    // Who has no endpoint is in no doubt of their port.
+    slices.insert("a".into(), slice_with(&two, &[]));
+    apply(&mut merge, &slices);
+    assert!(merge.doubt("cart").is_none());
 }
 
 /// A slice that changes costs what is in it, and the endpoints of others are not even compared: they
