@@ -212,14 +212,21 @@ impl Sweep {
     }
 }
 
-/// The `points`, which are in order, by the weights of their nodes.
+/// The `points`, which are in order and as many for each node, by the weights of their nodes.
 fn ranks(points: &[Point], weights: &[u32]) -> Box<[Rank]> {
-    let mut ranks: Vec<(u32, Vec<Point>)> = vec![(0, Vec::new()); u32::BITS as usize];
-    for point in points {
-        let weight = weights[point.node as usize];
-        let (heaviest, of_rank) = &mut ranks[weight.checked_ilog2().unwrap_or(0) as usize];
+    let rank_of = |weight: u32| weight.checked_ilog2().unwrap_or(0) as usize;
+    // The heaviest node of each rank, and how many it has.
+    let mut sizes = [(0, 0); u32::BITS as usize];
+    for &weight in weights {
+        let (heaviest, nodes) = &mut sizes[rank_of(weight)];
         *heaviest = weight.max(*heaviest);
-        of_rank.push(*point);
+        *nodes += 1;
+    }
+    let points_a_node = points.len() / weights.len();
+    let mut ranks = sizes
+        .map(|(heaviest, nodes)| (heaviest, Vec::<Point>::with_capacity(nodes * points_a_node)));
+    for point in points {
+        ranks[rank_of(weights[point.node as usize])].1.push(*point);
     }
     let ranks = ranks.into_iter().rev().filter(|(_, points)| !points.is_empty());
     ranks.map(|(heaviest, points)| Rank { heaviest, ring: Ring::in_order(points) }).collect()
