@@ -3,11 +3,12 @@
 //! A request without an idle HTTP/1.1 connection takes whichever comes first, one that another
 //! request returns or a new one: it waits in line, and there is a dial for everyone near its head. A
 //! dial belongs to nobody, so it goes on when its request gives up, and serves the next in line or
-//! lies idle. If an extra dial fails, those in line wait for a connection that is returned, as long as
-//! one is within a quarter of the connect timeout; where none is, the link fails, and they with it:
-//! so an endpoint that closed its listener is passed by while old connections run to their end, and
-//! one that is full but serves is not. An HTTP/2 connection serves as many as its peer allows streams, and there are more
-//! connections, up to a bound, where that is not enough.
+//! lies idle. If an extra dial fails, those in line wait for a connection that is returned, if one that
+//! is not new will do, and as long as one is within a quarter of the connect timeout; where none is, the
+//! link fails, and they with it: so an endpoint that closed its listener is passed by while old
+//! connections run to their end, and one that is full but serves is not. An HTTP/2 connection serves as
+//! many as its peer allows streams, and there are more connections, up to a bound, where that is not
+//! enough.
 //!
 //! All reports to the endpoint's [`Link`] are made under the lock, so that they come in the order
 //! of what they tell.
