@@ -11,11 +11,11 @@ use std::{
 use crate::{
     endpoint::Endpoint,
     error::{Began, BoxError, Error, SharedError},
-    node::{Lease, Listener, NodeId, Outcome, Sleep, Turn, after},
+    node::{Lease, Listener, NodeId, Outcome, Sleep, Turn, Wanted, after},
     policy::Scope,
     pool::{
         shared::{Shared, WaitingPlace},
-        snapshot::Choice,
+        snapshot::{Choice, Snapshot},
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) struct Detour<S, K> {
     /// A peer may have processed the request, which does no harm if another does, too.
     ambiguous: bool,
     waiting: Option<Waiting<S, K>>,
-    /// For a place that becomes free, where a cap keeps it waiting.
+    /// For a place that becomes free, once a cap has kept it waiting.
     turn: Option<Turn>,
     /// When hope ends; set at the first wait, and not moved by the next.
     deadline: Option<Instant>,
@@ -139,7 +139,7 @@ impl<S, K> Detour<S, K> {
             return Err(self.explain(shared.closed_error()));
         }
         if let Some(turn) = &mut self.turn {
-            turn.renew(&self.tried);
+            turn.hear();
         }
         let (mut looks, mut looked_in_turn) = (0, false);
         let (snapshot, deadline) = loop {
@@ -150,7 +150,7 @@ impl<S, K> Detour<S, K> {
                 Choice::Take(lease, service) => {
                     let service = service.clone();
                     self.waiting = None;
-                    if let Some(turn) = self.turn.take() {
+                    if let Some(turn) = &mut self.turn {
                         turn.end_on(lease.node());
                     }
                     return Ok(Some((lease, service)));
@@ -179,15 +179,9 @@ impl<S, K> Detour<S, K> {
             if !hope || deadline <= now {
                 return Err(self.explain(shared.no_endpoint(&snapshot, &self.tried)));
             }
-            // A place elsewhere is of no use to a key that waits for the dial of its node.
-            let waits_for_one = asked_to_wait && snapshot.scope == Scope::Listed && key.is_some();
-            if waits_for_one || snapshot.limits.max_in_flight.is_none() {
-                self.turn = None;
-                break (snapshot, deadline);
-            }
-            self.turn.get_or_insert_with(|| Turn::new(&shared.fleet, &self.tried));
             // One more look, at what became free before. Of what does later, word comes.
-            if looked_in_turn || !snapshot.has_room_or_awaits(&self.tried) {
+            let led = key.filter(|_| asked_to_wait && snapshot.scope == Scope::Listed);
+            if looked_in_turn || !self.has_room_or_awaits(&snapshot, led) {
                 break (snapshot, deadline);
             }
             looked_in_turn = true;
@@ -207,6 +201,32 @@ impl<S, K> Detour<S, K> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether there is a place after all that may be of use. If not, word comes of the next, where a
+    /// cap keeps the call waiting. One whose key `led` it to the dial of a node has no use for places
+    /// behind that.
+    fn has_room_or_awaits(&mut self, snapshot: &Snapshot<S, K>, led: Option<u64>) -> bool {
+        let fleet = &self.shared.fleet;
+        let before = led.map(|key| snapshot.preferred(fleet, key, &self.tried));
+        let of_no_use = before.as_ref().is_some_and(Vec::is_empty);
+        if of_no_use || snapshot.limits.max_in_flight.is_none() {
+            if let Some(turn) = &mut self.turn {
+                turn.leave();
+            }
+            return false;
+        }
+        let turn = self.turn.get_or_insert_with(|| Turn::new(fleet));
+        match before {
+            Some(nodes) => {
+                turn.want(Wanted::OneOf(nodes.iter().map(|node| node.id()).collect()));
+                snapshot.have_room_or_await(nodes)
+            }
+            None => {
+                turn.want(Wanted::AnyBut(self.tried.as_slice().into()));
+                snapshot.have_room_or_await(snapshot.untried(&self.tried))
+            }
+        }
     }
 
     /// The parked service, once it is ready; `None` once it has failed. Pending also without one.
@@ -242,7 +262,9 @@ impl<S, K> Detour<S, K> {
 
     pub(super) fn stop_waiting(&mut self) {
         self.waiting = None;
-        self.turn = None;
+        if let Some(turn) = &mut self.turn {
+            turn.leave();
+        }
     }
 
     /// The request goes out elsewhere, or nowhere: what is parked gives up its place, and counts as

@@ -46,7 +46,7 @@ pub(crate) use self::{
     fleet::{Fleet, Home, Moment},
     latency::Scan,
     rng::{Seeds, mix},
-    room::Turn,
+    room::{Turn, Wanted},
     signal::{Listener, Signal},
 };
 use self::{link::LinkCell, places::Left, report::ReportCell, stats::Stats};

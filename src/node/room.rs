@@ -1,13 +1,13 @@
 //! Calls that wait while all places are taken, and who is told that one is free.
 //!
-//! Whoever waits takes its turn first, then marks the nodes that it would use, and reads their counts in
+//! Whoever waits says first what it wants, then marks the nodes that it would use, and reads their counts in
 //! the same step. The mark is in the word that counts requests
 //! ([`Places`](super::places::Places)): a request that leaves later finds it there and tells the room,
 //! one that left before is seen. Where nobody waits, nothing is looked at.
 //!
-//! A place that is left is told to one: the first of those who have not tried that node. Whoever does
+//! A place that is left is told to one: the first of those who want one there. Whoever does
 //! not take it there passes the word on, in the order of turns and if the place is still free, so that
-//! a word ends. Who was told and came too late keeps its turn.
+//! a word ends. A call keeps its turn: when it came too late, and when its place was of no use.
 
 use std::{
     collections::BTreeMap,
@@ -32,15 +32,24 @@ struct Queue {
 }
 
 struct Waiter {
-    tried: Box<[NodeId]>,
+    wanted: Wanted,
     waker: Option<Waker>,
+}
+
+/// Where a place is of use to one who waits.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// On any node but these.
+    AnyBut(Box<[NodeId]>),
+    /// On one of these.
+    OneOf(Box<[NodeId]>),
 }
 
 /// In the order in which they came.
 type Ticket = u64;
 
-/// The turn of one who waits, from before it looks for a place. Dropped with a word that it has not
-/// used, it passes that on.
+/// The turn of one who waits, from its first wait on. Dropped with a word that it has not used, it
+/// passes that on.
 #[derive(Debug)]
 pub(crate) struct Turn {
     room: Arc<Room>,
@@ -62,7 +71,7 @@ impl Room {
     fn tell(&self, node: &Arc<Node>, from: Ticket) {
         let mut queue = self.queue();
         let mut waiting = queue.waiting.range(from..);
-        let Some((&ticket, _)) = waiting.find(|(_, one)| !one.tried.contains(&node.id())) else {
+        let Some((&ticket, _)) = waiting.find(|(_, one)| one.wanted.is_on(node)) else {
             if from == 0 {
                 // Under the lock: whoever comes next marks it anew.
                 node.stats.unmark_awaited();
@@ -91,44 +100,70 @@ impl fmt::Debug for Room {
 // === impl Turn ===
 
 impl Turn {
-    /// The last turn of all, for one that has tried the nodes in `tried`.
-    pub(crate) fn new(fleet: &Fleet, tried: &[NodeId]) -> Self {
+    /// The last turn of all, for one that does not wait yet.
+    pub(crate) fn new(fleet: &Fleet) -> Self {
         let room = Arc::clone(&fleet.room);
         let ticket = {
             let mut queue = room.queue();
             let ticket = queue.next;
             queue.next += 1;
-            queue.waiting.insert(ticket, Waiter::new(tried));
             ticket
         };
         Self { room, ticket, heard: None }
     }
 
-    /// Before another look: who has been told waits anew, with the same turn and the same nodes
-    /// `tried`.
-    pub(crate) fn renew(&mut self, tried: &[NodeId]) {
-        let mut queue = self.room.queue();
-        if let Some(node) = queue.told.remove(&self.ticket) {
-            queue.waiting.insert(self.ticket, Waiter::new(tried));
+    /// Before a look: takes note of the place that it was told of, if it was.
+    pub(crate) fn hear(&mut self) {
+        if let Some(node) = self.room.queue().told.remove(&self.ticket) {
             self.heard = Some(node);
         }
     }
 
-    /// Ready once it was told, until it is [renewed](Self::renew).
+    /// It waits for a place that is `wanted`, and no longer for what it wanted before. Whoever was told
+    /// since it [heard](Self::hear) looks again first.
+    pub(crate) fn want(&mut self, wanted: Wanted) {
+        let mut queue = self.room.queue();
+        let waiter = Waiter { wanted, waker: None };
+        let before = match queue.told.contains_key(&self.ticket) {
+            true => Some(waiter),
+            false => queue.waiting.insert(self.ticket, waiter),
+        };
+        // Not under the lock: what a waker drops may be another who waits.
+        drop(queue);
+        drop(before);
+    }
+
+    /// Ready once it was told, until it [hears](Self::hear).
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = Some(cx.waker().clone());
         let mut queue = self.room.queue();
-        let Some(waiter) = queue.waiting.get_mut(&self.ticket) else { return Poll::Ready(()) };
-        let before = std::mem::replace(&mut waiter.waker, waker);
-        // Not under the lock: what a waker drops may be another who waits.
+        if queue.told.contains_key(&self.ticket) {
+            return Poll::Ready(());
+        }
+        let waiter = queue.waiting.get_mut(&self.ticket);
+        let before = waiter.map(|waiter| std::mem::replace(&mut waiter.waker, waker));
         drop(queue);
         drop(before);
         Poll::Pending
     }
 
-    /// The look led to a place on `node`.
-    pub(crate) fn end_on(mut self, node: &Arc<Node>) {
+    /// The look led to a place on `node`: it waits no longer.
+    pub(crate) fn end_on(&mut self, node: &Arc<Node>) {
         self.heard.take_if(|heard| Arc::ptr_eq(heard, node));
+        self.leave();
+    }
+
+    /// It waits no longer, and passes on what it was told. When it wants something again, it has the
+    /// same turn.
+    pub(crate) fn leave(&mut self) {
+        let (waiter, told) = {
+            let mut queue = self.room.queue();
+            (queue.waiting.remove(&self.ticket), queue.told.remove(&self.ticket))
+        };
+        drop(waiter);
+        for node in told.into_iter().chain(self.heard.take()) {
+            self.room.tell(&node, 0);
+        }
     }
 
     /// The look led to nothing. The place that was heard of may be of use to those behind.
@@ -141,22 +176,18 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let (waiter, told) = {
-            let mut queue = self.room.queue();
-            (queue.waiting.remove(&self.ticket), queue.told.remove(&self.ticket))
-        };
-        drop(waiter);
-        for node in told.into_iter().chain(self.heard.take()) {
-            self.room.tell(&node, 0);
-        }
+        self.leave();
     }
 }
 
-// === impl Waiter ===
+// === impl Wanted ===
 
-impl Waiter {
-    fn new(tried: &[NodeId]) -> Self {
-        Self { tried: tried.into(), waker: None }
+impl Wanted {
+    fn is_on(&self, node: &Node) -> bool {
+        match self {
+            Self::AnyBut(tried) => !tried.contains(&node.id()),
+            Self::OneOf(nodes) => nodes.contains(&node.id()),
+        }
     }
 }
 
@@ -189,7 +220,8 @@ mod models {
 
     /// One who waits while a request is in flight on each of `nodes`; nothing if it saw a place.
     fn wait(nodes: &[&Arc<Node>]) -> Option<Turn> {
-        let turn = Turn::new(nodes[0].fleet(), &[]);
+        let mut turn = Turn::new(nodes[0].fleet());
+        turn.want(Wanted::AnyBut([].into()));
         (!sees_a_place(nodes)).then_some(turn)
     }
 
@@ -227,13 +259,32 @@ mod models {
             let mut turn = wait(&[&node]);
             // Told of the first place, which is not enough for it, it waits on.
             if let Some(waits) = turn.as_mut().filter(|turn| is_told(turn)) {
-                waits.renew(&[]);
+                waits.hear();
+                waits.want(Wanted::AnyBut([].into()));
                 if sees_a_place(&[&node]) {
                     turn = None;
                 }
             }
             requests.join().unwrap();
             assert!(is_aware(turn.as_ref()), "its mark was taken");
+        });
+    }
+
+    /// One who waits for one node, and then for another, where nobody else does.
+    #[test]
+    fn who_comes_to_want_another_node_is_told_of_that() {
+        loom::model(|| {
+            let [(one, _held), (other, leases)] = busy(1);
+            let mut turn = Turn::new(one.fleet());
+            turn.want(Wanted::OneOf([one.id()].into()));
+            assert!(!sees_a_place(&[&one]));
+            // It may find the mark of one who has gone.
+            assert!(!sees_a_place(&[&other]));
+            let request = leave(leases);
+            turn.want(Wanted::OneOf([other.id()].into()));
+            let turn = (!sees_a_place(&[&other])).then_some(turn);
+            request.join().unwrap();
+            assert!(is_aware(turn.as_ref()), "waits for what is there");
         });
     }
 

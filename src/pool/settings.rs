@@ -80,8 +80,8 @@ macro_rules! setters {
         /// How many requests may be in flight on one endpoint; no limit by default. A call for which
         /// every endpoint is at its cap fails at once. One that waits because others are not connected
         /// yet is told of the first place that becomes free, in the order in which they came; one that comes
-        /// at that moment may be faster. Only a call by key that waits for the first dial of its own
-        /// endpoint waits for that alone.
+        /// at that moment may be faster. A call by key that waits for the first dial of an endpoint is
+        /// told of places on those that its key leads to before that, and on no others.
         pub fn max_in_flight(mut self, requests: impl Into<Option<u32>>) -> Self {
             self.$($changes).+.max_in_flight = Some(requests.into());
             self

@@ -1,5 +1,7 @@
 //! The immutable view that requests pick from.
 
+mod room;
+
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{failback::Gate, settings::Limits};
@@ -307,30 +309,6 @@ impl<S, K> Snapshot<S, K> {
             node.want();
         }
         hope
-    }
-
-    /// Whether a node that `tried` lacks is up and below its cap. After a failed pick that means
-    /// that it has become so since.
-    pub(crate) fn has_room(&self, tried: &[NodeId]) -> bool {
-        self.nodes().any(|node| {
-            node.link.is_up()
-                && !tried.contains(&node.id())
-                && self.limits.max_in_flight.is_none_or(|cap| node.in_flight() < cap)
-        })
-    }
-
-    /// The same for one who waits if not: from now on whoever leaves one of these nodes tells the room.
-    pub(crate) fn has_room_or_awaits(&self, tried: &[NodeId]) -> bool {
-        let untried = self.nodes().filter(|node| node.link.is_up() && !tried.contains(&node.id()));
-        // All of them, and not up to the first that has room.
-        let cap = self.limits.max_in_flight.unwrap_or(u32::MAX);
-        untried.filter(|node| node.mark_awaited() < cap).count() > 0
-    }
-
-    /// Whether a request that has not tried `node` could have a place there.
-    pub(crate) fn takes_on(&self, node: &Node) -> bool {
-        let cap = self.limits.max_in_flight.unwrap_or(u32::MAX);
-        node.link.is_up() && !node.is_retired() && node.in_flight() < cap
     }
 
     /// A node whose connection failed and is not back, and why.

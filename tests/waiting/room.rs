@@ -14,22 +14,25 @@ use std::{
 use evenkeel::{
     Balance, Endpoint, Error,
     discovery::Update,
-    policy::{Keyed, Pick, PickContext, Picker, Policy, RoundRobin, Tier},
-    pool::Settings,
+    node::Link,
+    policy::{Keyed, Pick, PickContext, Picker, Policy, Rendezvous, RoundRobin, Tier},
+    pool::{MakeEndpoint, Settings, TestBed},
 };
 use futures::{FutureExt, future::join_all};
 use tokio::{sync::oneshot, task::JoinHandle};
-use tower::ServiceExt;
+use tower::{ServiceExt, util::MapRequest};
 
 use crate::{
     Balancer, SECOND,
     support::{
-        Ask, Feed, Managed, Mood, Plain, Road, World, feed, guard, in_flight, name, now, quiet, set,
+        self, Ask, Feed, Managed, Mood, Plain, Road, World, endpoints, feed, guard, in_flight,
+        name, now, quiet, set,
     },
 };
 
 type Call = tower::util::Oneshot<Balancer, Ask>;
-type Served = JoinHandle<Result<String, Error>>;
+type Answer = Result<String, Error>;
+type Served = JoinHandle<Answer>;
 
 /// Endpoints of which each takes one request at a time, and one more, 99, whose dial never ends, so
 /// that there is something to wait for.
@@ -41,7 +44,7 @@ struct Scene {
 
 /// A call that is polled by hand, and counts how often it is woken.
 struct Waiter {
-    call: Pin<Box<Call>>,
+    call: Pin<Box<dyn Future<Output = Answer>>>,
     wakes: Arc<Wakes>,
 }
 
@@ -85,10 +88,7 @@ impl Scene {
     }
 
     fn waiter(&self, ask: Ask) -> Waiter {
-        let call = Box::pin(self.balance.clone().oneshot(ask));
-        let mut waiter = Waiter { call, wakes: Arc::default() };
-        assert!(waiter.poll().is_none());
-        waiter
+        Waiter::new(self.balance.clone().oneshot(ask))
     }
 
     /// Those of `waiters` that have been woken, and how often.
@@ -99,7 +99,13 @@ impl Scene {
 }
 
 impl Waiter {
-    fn poll(&mut self) -> Option<Result<String, Error>> {
+    fn new(call: impl Future<Output = Answer> + 'static) -> Self {
+        let mut waiter = Self { call: Box::pin(call), wakes: Arc::default() };
+        assert!(waiter.poll().is_none());
+        waiter
+    }
+
+    fn poll(&mut self) -> Option<Answer> {
         let waker = Waker::from(Arc::clone(&self.wakes));
         match self.call.as_mut().poll(&mut Context::from_waker(&waker)) {
             std::task::Poll::Ready(result) => Some(result),
@@ -252,6 +258,88 @@ async fn r9_a_place_is_no_news_to_those_who_have_tried_its_endpoint() {
     gate.send(()).unwrap();
     assert_eq!(Scene::woken(&waiters).await, [1]);
     assert_eq!(waiters[0].poll().unwrap().unwrap(), place);
+}
+
+/// A call that was told of a place, and found that it was of no use, is no newcomer.
+#[tokio::test(start_paused = true)]
+async fn r9_who_waits_again_keeps_its_turn() {
+    let scene = Scene::of(2).await;
+    let (place, gate, _) = scene.take().await;
+    let (other, other_gate, _) = scene.take().await;
+    let waiters = [(); 2].map(|()| scene.waiter(Ask::default()));
+    let mut waiters = VecDeque::from(waiters);
+    scene.world.look().moods.insert(place, Mood::Busy);
+    gate.send(()).unwrap();
+    assert_eq!(Scene::woken(&waiters).await, [1, 0]);
+    assert!(waiters[0].poll().is_none(), "the service there is not ready");
+    other_gate.send(()).unwrap();
+    assert_eq!(Scene::woken(&waiters).await, [2, 0]);
+    assert_eq!(waiters[0].poll().unwrap().unwrap(), other);
+}
+
+/// Requests with a key, each to a service that does not look at it.
+struct WithKey(Managed);
+
+type Keyless = fn((u64, Ask)) -> Ask;
+
+impl MakeEndpoint for WithKey {
+    type Service = MapRequest<support::Served, Keyless>;
+
+    fn make(&self, endpoint: &Endpoint, link: Link) -> Self::Service {
+        MapRequest::new(self.0.make(endpoint, link), |(_, ask)| ask)
+    }
+}
+
+/// A key that leads to endpoints in this order.
+fn key_to(order: &[u16]) -> u64 {
+    let leads = |key: u64| {
+        (0..order.len()).all(|at| {
+            let bed = TestBed::new(Rendezvous, endpoints(order[at..].iter().copied())).unwrap();
+            bed.pick(Some(key)).unwrap().endpoint() == support::endpoint(order[at])
+        })
+    };
+    (0..1_000).find(|&key| leads(key)).unwrap()
+}
+
+/// A call by key that was led past full endpoints to one whose dial takes its time has the first place
+/// on one of those; on what lies behind it has none, and is not told.
+#[tokio::test(start_paused = true)]
+async fn r9_a_call_by_key_has_the_place_that_becomes_free_on_its_own_endpoint() {
+    let world = World::new();
+    world.roads(Road::UpAfter(Duration::ZERO));
+    world.road(99, Road::Lost);
+    let balance = Balance::builder(crate::just(set([1, 2, 99])))
+        .policy(Rendezvous::by(|(key, _): &(u64, Ask)| Some(*key)))
+        .max_in_flight(1)
+        .wait_for_endpoints(1_000 * SECOND)
+        .complete_at_response()
+        .make(WithKey(Managed(Arc::clone(&world))))
+        .unwrap();
+    balance.ready().await.unwrap();
+    quiet().await;
+    let mut gates = VecDeque::new();
+    for order in [[1, 2, 99], [2, 1, 99]] {
+        let (gate, ask) = Ask::held();
+        tokio::spawn(balance.clone().oneshot((key_to(&order), ask)));
+        gates.push_back(gate);
+    }
+    quiet().await;
+    assert_eq!(in_flight(&balance.status()), 2);
+    let orders = [[99, 1, 2], [1, 99, 2], [2, 1, 99]];
+    let mut waiters: VecDeque<_> = orders
+        .map(|order| Waiter::new(balance.clone().oneshot((key_to(&order), Ask::default()))))
+        .into();
+    assert_eq!(balance.status().waiting, 3);
+    gates.pop_back().unwrap().send(()).unwrap();
+    assert_eq!(Scene::woken(&waiters).await, [0, 0, 1]);
+    assert_eq!(waiters.pop_back().unwrap().poll().unwrap().unwrap(), name(2));
+    gates.pop_back().unwrap().send(()).unwrap();
+    assert_eq!(Scene::woken(&waiters).await, [0, 1]);
+    assert_eq!(waiters.pop_back().unwrap().poll().unwrap().unwrap(), name(1));
+    world.link(99).up();
+    assert_eq!(Scene::woken(&waiters).await, [1]);
+    assert_eq!(waiters.pop_back().unwrap().poll().unwrap().unwrap(), name(99));
+    assert_eq!((balance.status().waiting, in_flight(&balance.status())), (0, 0));
 }
 
 /// A place on an endpoint that is no longer listed is none. One on what comes in its stead is, and so

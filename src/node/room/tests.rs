@@ -12,11 +12,26 @@ fn nodes<const N: usize>() -> [Arc<Node>; N] {
 
 fn wait(on: &[Arc<Node>], tried: &[&Arc<Node>]) -> Turn {
     let tried: Vec<_> = tried.iter().map(|node| node.id()).collect();
-    let turn = Turn::new(on[0].fleet(), &tried);
+    let mut turn = Turn::new(on[0].fleet());
+    turn.want(Wanted::AnyBut(tried.as_slice().into()));
     for node in on.iter().filter(|node| !tried.contains(&node.id())) {
         node.mark_awaited();
     }
     turn
+}
+
+fn wait_for(node: &Arc<Node>) -> Turn {
+    let mut turn = Turn::new(node.fleet());
+    turn.want(Wanted::OneOf([node.id()].into()));
+    node.mark_awaited();
+    turn
+}
+
+/// Looks, and finds nothing.
+fn look(turn: &mut Turn, is_free: bool) {
+    turn.hear();
+    turn.want(Wanted::AnyBut([].into()));
+    turn.settle(|_| is_free);
 }
 
 fn is_told(turn: &Turn) -> bool {
@@ -59,14 +74,17 @@ fn a_turn_is_kept_until_it_ends() {
     for _ in 0..3 {
         serve(&node);
         assert_eq!(told(&turns), [true, false]);
-        turns[0].renew(&[]);
-        turns[0].settle(|_| false);
+        look(&mut turns[0], false);
         assert_eq!(told(&turns), [false; 2]);
     }
     serve(&node);
-    turns[0].renew(&[]);
-    turns.remove(0).end_on(&node);
-    assert_eq!(told(&turns), [false], "the place was taken");
+    turns[0].hear();
+    turns[0].end_on(&node);
+    assert_eq!(told(&turns), [false; 2], "the place was taken");
+    // Its place was of no use, and it waits again.
+    turns[0].want(Wanted::AnyBut([].into()));
+    serve(&node);
+    assert_eq!(told(&turns), [true, false]);
 }
 
 #[test]
@@ -81,6 +99,23 @@ fn a_place_is_told_to_those_who_have_not_tried_its_node() {
     assert!(is_marked(&both[1]));
     serve(&both[1]);
     assert_eq!(told(&turns), [true, true, false]);
+}
+
+#[test]
+fn a_place_is_told_to_those_who_want_one_there() {
+    let both: [_; 2] = nodes();
+    let mut turns = [wait_for(&both[1]), wait_for(&both[0]), wait(&both, &[])];
+    serve(&both[0]);
+    assert_eq!(told(&turns), [false, true, false]);
+    serve(&both[0]);
+    assert_eq!(told(&turns), [false, true, true]);
+    serve(&both[0]);
+    assert!(!is_marked(&both[0]), "nobody is left who could use it");
+    // It comes to want the other.
+    turns[0].want(Wanted::OneOf([both[0].id()].into()));
+    both[0].mark_awaited();
+    serve(&both[0]);
+    assert_eq!(told(&turns), [true; 3]);
 }
 
 #[test]
@@ -101,7 +136,7 @@ fn who_goes_passes_on_what_it_was_told() {
     serve(&node);
     drop(turns.remove(0));
     assert_eq!(told(&turns), [true, false], "dropped before it looked");
-    turns[0].renew(&[]);
+    turns[0].hear();
     drop(turns.remove(0));
     assert_eq!(told(&turns), [true], "dropped with its look");
 }
@@ -111,7 +146,7 @@ fn who_has_a_place_elsewhere_passes_on_what_it_was_told() {
     let both: [_; 2] = nodes();
     let (mut first, second) = (wait(&both, &[]), wait(&both, &[]));
     serve(&both[0]);
-    first.renew(&[]);
+    first.hear();
     first.end_on(&both[1]);
     assert!(is_told(&second));
 }
@@ -125,8 +160,7 @@ fn a_word_that_is_of_no_use_ends() {
     let mut looks = Vec::new();
     while let Some(at) = turns.iter().position(is_told) {
         looks.push(at);
-        turns[at].renew(&[]);
-        turns[at].settle(|_| true);
+        look(&mut turns[at], true);
     }
     assert_eq!(looks, [0, 1, 2, 3, 4]);
     for _ in 0..5 {
