@@ -1,6 +1,9 @@
 //! What is wrong is said at the door, with its name; and what the layer does to a request.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[allow(dead_code, reason = "here it stands still")]
+#[path = "support/hand_time.rs"]
+mod hand_time;
 mod support;
 
 use std::{
@@ -19,6 +22,7 @@ use evenkeel::{
     pool::Settings,
 };
 use futures::{FutureExt, future};
+use hand_time::HandTime;
 use http::{Request, Response, Uri, header};
 use http_body_util::Empty;
 use support::{Ask, Managed, Plain, World, endpoint, just, name, names, now, of, quiet, set};
@@ -64,6 +68,21 @@ fn without_a_runtime_is_a_typed_error() {
     assert!(matches!(error, BuildError::NoRuntime), "{error}");
     let error = Balance::to("static://10.0.0.1:80").unwrap().layer().unwrap_err();
     assert!(matches!(error, BuildError::NoRuntime), "{error}");
+}
+
+/// A runtime may have no timers, on which calls wait; a clock of one's own needs none.
+#[test]
+fn a_runtime_without_timers_is_a_typed_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _inside = runtime.enter();
+    let builder = || Balance::to("static://10.0.0.1:80").unwrap();
+    let error = builder().make(Plain(World::new())).unwrap_err();
+    assert!(matches!(error, BuildError::NoTimers), "{error}");
+    let error = builder().layer().unwrap_err();
+    assert!(matches!(error, BuildError::NoTimers), "{error}");
+    let builder = builder().clock(HandTime::new().clock()).complete_at_response();
+    let call = builder.make(Plain(World::new())).unwrap().oneshot(Ask::default());
+    assert_eq!(runtime.block_on(call).unwrap(), name(1));
 }
 
 /// Settings out of range are refused when the balancer is built.

@@ -199,11 +199,13 @@ where
     /// [`complete_at_response`](Self::complete_at_response) first.
     ///
     /// # Errors
-    /// No tokio runtime here (it needs its timers, and its IO for the crate's own transport: see
-    /// tokio's `enable_all`), a setting out of range, or a key that can never match.
+    /// No tokio runtime here, or one without timers (see tokio's `enable_all`: the crate's own
+    /// transport needs its IO, too), a setting out of range, or a key that can never match.
     ///
     /// # Panics
-    /// Never; but a panic in the source, the policy or `make` closes the balancer.
+    /// Never; but tokio tells that it has no timers by a panic alone, which is caught here: its message is
+    /// printed, and a program that aborts on panics ends. A panic in the source, the policy or `make`
+    /// closes the balancer.
     pub fn make<M: MakeEndpoint>(self, make: M) -> Result<Balance<M::Service, K, C>, BuildError> {
         let checked = self.plan.check()?;
         Ok(checked.start(self.source, make, self.complete))

@@ -47,8 +47,13 @@ pub(super) struct Checked<K> {
 impl<K> Plan<K> {
     pub(super) fn check(self) -> Result<Checked<K>, BuildError> {
         let (policy, key) = self.policy?;
+        let limits = Limits::default().with(&self.changes)?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        if !self.clock.has_timers() {
+            return Err(BuildError::NoTimers);
+        }
         Ok(Checked {
-            limits: Limits::default().with(&self.changes)?,
+            limits,
             policy,
             key,
             on_empty: self.on_empty,
@@ -56,7 +61,7 @@ impl<K> Plan<K> {
             clock: self.clock,
             seed: self.seed,
             observer: self.observer,
-            runtime: tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
+            runtime,
         })
     }
 }

@@ -61,6 +61,11 @@ pub enum BuildError {
         "a balancer needs a tokio runtime: build it inside one, or enter one with `Runtime::enter`"
     )]
     NoRuntime,
+    /// The tokio runtime here has no timers.
+    #[error(
+        "a balancer needs timers: enable those of the tokio runtime by its builder's `enable_time` or `enable_all`"
+    )]
+    NoTimers,
     /// A setting that makes no sense.
     #[error("the setting `{setting}` is out of range: {reason}")]
     Setting {

@@ -74,6 +74,13 @@ impl Clock {
         self.sleep_until(after(self.now(), duration)).await;
     }
 
+    /// Whether there are timers for it here.
+    pub(crate) fn has_timers(&self) -> bool {
+        // Tokio cannot be asked: where it has none, it panics.
+        let try_tokio = || drop(tokio::time::sleep(Duration::ZERO));
+        self.0.is_some() || std::panic::catch_unwind(try_tokio).is_ok()
+    }
+
     pub(crate) fn sleep_until(&self, until: Instant) -> Sleep {
         match &self.0 {
             None => Sleep::Tokio { sleep: tokio::time::sleep_until(until.into()) },
