@@ -5,11 +5,13 @@
 use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use allocation_counter::measure;
+use bytes::Bytes;
 use evenkeel::{
     AtResponse, Balance, Endpoint, Weight,
     discovery::StaticList,
@@ -19,8 +21,11 @@ use evenkeel::{
         PickFirst, Random, Rendezvous, RequestKey, RingHash, RoundRobin, WeightedRoundRobin,
         hash_bytes,
     },
-    pool::TestBed,
+    pool::{Settings, TestBed},
 };
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
 use tower::Service;
 
 /// Neither its clone nor its call allocates.
@@ -30,14 +35,49 @@ struct Trivial;
 impl Service<u64> for Trivial {
     type Response = u64;
     type Error = Infallible;
-    type Future = Ready<Result<u64, Infallible>>;
+    type Future = SecondPoll<u64>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: u64) -> Self::Future {
-        ready(Ok(request + 1))
+        SecondPoll { value: Some(request + 1), polled: false }
+    }
+}
+
+/// Ready when it is polled again, as an answer that comes over a wire is.
+struct SecondPoll<T> {
+    value: Option<T>,
+    polled: bool,
+}
+
+impl<T: Unpin> Future for SecondPoll<T> {
+    type Output = Result<T, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !std::mem::replace(&mut self.polled, true) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(self.value.take().unwrap()))
+    }
+}
+
+/// The same over HTTP.
+#[derive(Clone, Debug)]
+struct Web;
+
+impl Service<Request<()>> for Web {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(Full::from("text"))))
     }
 }
 
@@ -45,9 +85,13 @@ fn endpoints() -> impl Iterator<Item = Endpoint> {
     (1..=20).map(|last| Endpoint::new(([10, 0, 0, last], 80)))
 }
 
-async fn balance<P: IntoPolicy>(policy: P) -> Balance<Trivial, P::Key, AtResponse> {
+async fn balance<P: IntoPolicy>(
+    policy: P,
+    limits: Settings<P::Key>,
+) -> Balance<Trivial, P::Key, AtResponse> {
     let balance = Balance::builder(StaticList::new(endpoints()).unwrap())
         .policy(policy)
+        .settings(limits)
         .complete_at_response()
         .make(|_: &Endpoint| Trivial)
         .unwrap();
@@ -58,8 +102,9 @@ async fn balance<P: IntoPolicy>(policy: P) -> Balance<Trivial, P::Key, AtRespons
 fn call<K: RequestKey<u64>>(balance: &mut Balance<Trivial, K, AtResponse>, request: u64) {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(balance.poll_ready(&mut cx).is_ready());
-    let future = pin!(balance.call(request));
-    let Poll::Ready(Ok(answer)) = future.poll(&mut cx) else { panic!("it answers at once") };
+    let mut future = pin!(balance.call(request));
+    assert!(future.as_mut().poll(&mut cx).is_pending());
+    let Poll::Ready(Ok(answer)) = future.poll(&mut cx) else { panic!("it answers then") };
     assert_eq!(answer, request + 1);
 }
 
@@ -69,13 +114,17 @@ fn allocations(mut run: impl FnMut()) -> u64 {
     measure(run).count_total
 }
 
-async fn assert_call_allocates_nothing<P: IntoPolicy>(policy: P)
+/// Without limits, and with those that a call heeds on its way.
+async fn assert_call_allocates_nothing<P: IntoPolicy + Clone>(policy: P)
 where
     P::Key: RequestKey<u64>,
 {
-    let mut balance = balance(policy).await;
-    let calls = || (0..1_000).for_each(|request| call(&mut balance, request));
-    assert_eq!(allocations(calls), 0);
+    let limits = Settings::new().max_in_flight(3).attempt_timeout(Duration::from_secs(1_000));
+    for limits in [Settings::new(), limits] {
+        let mut balance = balance(policy.clone(), limits).await;
+        let calls = || (0..1_000).for_each(|request| call(&mut balance, request));
+        assert_eq!(allocations(calls), 0);
+    }
 }
 
 #[tokio::test]
@@ -84,14 +133,39 @@ async fn a_call_allocates_nothing() {
     assert_call_allocates_nothing(P2c::by(LoadMetric::InFlight)).await;
     assert_call_allocates_nothing(P2c::by(LoadMetric::PeakEwma)).await;
     assert_call_allocates_nothing(P2c::by(LoadMetric::Cost)).await;
+    assert_call_allocates_nothing(LeastLoad::default()).await;
     assert_call_allocates_nothing(Random).await;
     let by_request = |request: &u64| Some(hash_bytes(&request.to_le_bytes()));
     assert_call_allocates_nothing(Rendezvous::by(by_request)).await;
 }
 
+/// The request of an HTTP response is over with its body.
+#[tokio::test]
+async fn a_call_over_http_allocates_nothing_beside_what_tells_its_endpoint() {
+    for (tells, most) in [(false, 0), (true, u64::MAX)] {
+        let mut balance = Balance::builder(StaticList::new(endpoints()).unwrap())
+            .tell_endpoint(tells)
+            .make(|_: &Endpoint| Web)
+            .unwrap();
+        balance.ready().await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let call = || {
+            let call = pin!(balance.call(Request::new(())));
+            let Poll::Ready(Ok(response)) = call.poll(&mut cx) else {
+                panic!("it answers at once")
+            };
+            let mut body = pin!(response.into_body());
+            assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(None)));
+        };
+        let count = allocations(call);
+        assert!((u64::from(tells)..=most).contains(&count), "{count}");
+    }
+}
+
 #[tokio::test]
 async fn a_clone_of_a_balancer_allocates_nothing() {
-    let balance = balance(P2c::default()).await;
+    let balance = balance(P2c::default(), Settings::new()).await;
     assert_eq!(allocations(|| drop(balance.clone())), 0);
 }
 

@@ -17,8 +17,9 @@ use bytes::Bytes;
 use evenkeel::{
     Balance, Builder, Endpoint, Error,
     discovery::{Discover, Update},
+    node::Link,
     policy::RoundRobin,
-    pool::EndpointState,
+    pool::{EndpointState, MakeEndpoint},
 };
 use futures::{FutureExt, Stream, future};
 use http::{HeaderMap, Request, Response};
@@ -30,7 +31,7 @@ use support::{
     now, of, quiet, set,
 };
 use tokio::sync::mpsc;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{Service, ServiceExt, service_fn, util::MapResponse};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +49,21 @@ fn fed_body() -> (Frames, AnyBody) {
     let stream: Pin<Box<dyn Stream<Item = _> + Send>> =
         Box::pin(futures::stream::poll_fn(move |cx| fed.poll_recv(cx)));
     (frames, StreamBody::new(stream).boxed_unsync())
+}
+
+/// A client that reports nothing and answers with a body.
+struct WithBody(Plain);
+
+type ToBody = fn(String) -> Response<AnyBody>;
+
+impl MakeEndpoint for WithBody {
+    type Service = MapResponse<support::Served, ToBody>;
+
+    fn make(&self, endpoint: &Endpoint, link: Link) -> Self::Service {
+        MapResponse::new(self.0.make(endpoint, link), |name| {
+            Response::new(Full::from(name).map_err(|never| match never {}).boxed_unsync())
+        })
+    }
 }
 
 /// A balancer over one endpoint that answers with `response`, and its answer.
@@ -347,7 +363,7 @@ async fn r14_a_removed_endpoint_drains_until_its_time_is_over() {
 }
 
 /// R15, T8: whatever order endpoints come and go in, with requests that begin, end and are dropped
-/// between, the counts are exact and zero at the end, and no service outlives its use.
+/// between, with their responses, the counts are exact and zero at the end, and no service outlives its use.
 fn counts_are_exact(steps: Vec<(u8, u16)>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -357,11 +373,12 @@ fn counts_are_exact(steps: Vec<(u8, u16)>) {
     runtime.block_on(async {
         let world = World::new();
         let (feed, source) = feed();
-        let balance = over(source).complete_at_response().make(Plain(Arc::clone(&world))).unwrap();
+        let balance = over(source).make(WithBody(Plain(Arc::clone(&world)))).unwrap();
         feed.say(set([0]));
         balance.ready().await.unwrap();
-        let mut held = Vec::new();
+        let (mut held, mut bodies) = (Vec::new(), Vec::new());
         for (kind, pick) in steps {
+            let at = usize::from(pick);
             match kind {
                 // Which of four endpoints are listed, beside one that always is.
                 0 => feed.say(set((0..5).filter(|i| *i == 0 || pick >> i & 1 == 1))),
@@ -372,22 +389,28 @@ fn counts_are_exact(steps: Vec<(u8, u16)>) {
                     assert!((&mut call).now_or_never().is_none());
                     held.push((gate, call));
                 }
-                _ if held.is_empty() => {}
-                4 => drop(held.swap_remove(usize::from(pick) % held.len())),
-                _ => {
-                    let (gate, call) = held.swap_remove(usize::from(pick) % held.len());
+                4 | 5 if held.is_empty() => {}
+                4 => drop(held.swap_remove(at % held.len())),
+                5 => {
+                    let (gate, call) = held.swap_remove(at % held.len());
                     gate.send(()).unwrap();
-                    call.await.unwrap();
+                    bodies.push(call.await.unwrap().into_body());
+                }
+                _ if bodies.is_empty() => {}
+                6 => drop(bodies.swap_remove(at % bodies.len())),
+                _ => {
+                    let whole = bodies.swap_remove(at % bodies.len()).collect().await;
+                    assert!(!whole.unwrap().to_bytes().is_empty());
                 }
             }
             if kind == 1 {
-                assert_eq!(in_flight(&balance.status()) as usize, held.len());
+                assert_eq!(in_flight(&balance.status()) as usize, held.len() + bodies.len());
             }
         }
         feed.say(set([0]));
         quiet().await;
-        assert_eq!(in_flight(&balance.status()) as usize, held.len());
-        drop(held);
+        assert_eq!(in_flight(&balance.status()) as usize, held.len() + bodies.len());
+        drop((held, bodies));
         quiet().await;
         let status = balance.status();
         assert_eq!((in_flight(&status), names(&status)), (0, vec![name(0)]));
@@ -403,7 +426,7 @@ proptest! {
     })]
     #[test]
     fn r15_counts_are_exact_however_endpoints_come_and_go(
-        steps in proptest::collection::vec((0..6_u8, any::<u16>()), 0..200),
+        steps in proptest::collection::vec((0..8_u8, any::<u16>()), 0..200),
     ) {
         counts_are_exact(steps);
     }
@@ -414,7 +437,7 @@ proptest! {
 async fn r15_counts_are_exact_at_the_end_of_churn() {
     let world = World::new();
     let (feed, source) = feed();
-    let balance = over(source).complete_at_response().make(Plain(Arc::clone(&world))).unwrap();
+    let balance = over(source).make(WithBody(Plain(Arc::clone(&world)))).unwrap();
     feed.say(set([0]));
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)
@@ -426,9 +449,14 @@ async fn r15_counts_are_exact_at_the_end_of_churn() {
                     let mut call = Box::pin(balance.clone().oneshot(ask));
                     let _ = (&mut call).now_or_never();
                     tokio::task::yield_now().await;
-                    if i % 3 > 0 {
-                        let _ = gate.send(());
-                        call.await.unwrap();
+                    if i % 3 == 0 {
+                        continue;
+                    }
+                    let _ = gate.send(());
+                    let body = call.await.unwrap().into_body();
+                    tokio::task::yield_now().await;
+                    if i % 3 == 1 {
+                        body.collect().await.unwrap();
                     }
                 }
             })
