@@ -3,7 +3,7 @@
 use super::{
     fade::{Faded, Fading, Sample, Tick},
     fleet::Fleet,
-    recent::{Batch, Gathered, Recent},
+    recent::{Gathered, Reading, RecentLatency},
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,23 +48,26 @@ pub(crate) struct Timing {
     pub(crate) nanos: u64,
 }
 
-/// What the latencies of many nodes are reckoned by, read once for all.
+/// What the latencies of several nodes are reckoned by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scan {
+pub(crate) struct Scan<A> {
     fading: Fading,
     tick: Tick,
     pub(super) now: u64,
-    recent: f32,
+    average: A,
+}
+
+/// What memories fade to.
+pub(crate) trait Average {
+    /// In nanoseconds; zero unless it is `needed`.
+    fn nanos_if(&self, needed: bool) -> f32;
 }
 
 /// What a sample moves on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
-    /// The last sample, and the share of it that is left.
-    remembered: Option<(Sample, f32)>,
-    batch: Batch,
-    /// Where it is needed.
-    recent: Option<Recent>,
+pub(crate) struct Before {
+    remembered: Option<Sample>,
+    gathered: Reading,
     guessed: bool,
 }
 
@@ -81,32 +84,12 @@ impl Latency {
 
     // --- reading ---
 
-    /// What `model` remembers, faded towards the average of the pool.
+    /// What is remembered, faded towards the average of the pool.
     #[inline]
-    pub(super) fn nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
-        match self.remembered.get() {
-            Some(sample) => {
-                let left = model.fading().left(Tick::from_nanos(now), sample.at);
-                faded(sample, left, || fleet.recent.nanos())
-            }
-            None => fleet.recent.nanos(),
-        }
-    }
-
-    /// The same for one who compares many nodes.
-    ///
-    /// Without a branch on the age: of many nodes some were just picked and some were not, which the
-    /// processor cannot foresee.
-    #[inline]
-    pub(super) fn nanos_in(&self, scan: &Scan) -> f32 {
-        match self.remembered.get() {
-            Some(sample) => {
-                let left = scan.fading.left(scan.tick, sample.at);
-                let faded = scan.recent + (sample.value - scan.recent) * left;
-                if left == 1.0 { sample.value } else { faded }
-            }
-            None => scan.recent,
-        }
+    pub(super) fn nanos(&self, scan: &Scan<impl Average>) -> f32 {
+        let Some(sample) = self.remembered.get() else { return scan.average.nanos_if(true) };
+        let average = scan.average.nanos_if(sample.at != scan.tick);
+        projected(sample, scan.fading.left(scan.tick, sample.at), average)
     }
 
     /// As the last sample left it.
@@ -137,21 +120,16 @@ impl Latency {
 
     #[inline]
     pub(super) fn sample(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        self.sample_after(self.before(fleet, model, timing), fleet, model, timing);
+        self.sample_after(self.before(), fleet, model, timing);
     }
 
-    /// What there is before a sample: read early, so that the processor need not wait for it.
+    /// What there is before a sample. Where the clock is read after it, that waits for these reads and
+    /// nothing after waits for them.
     #[inline]
-    pub(super) fn before(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) -> Before {
-        let tick = Tick::from_nanos(timing.now);
-        let remembered = self.remembered.get();
-        let remembered = remembered.map(|sample| (sample, model.fading().left(tick, sample.at)));
-        let batch = self.gathered.with(timing.nanos as f32, timing.now);
-        let has_faded = remembered.is_some_and(|(_, left)| left != 1.0);
+    pub(super) fn before(&self) -> Before {
         Before {
-            remembered,
-            batch,
-            recent: (batch.is_due() | has_faded).then(|| fleet.recent.read()),
+            remembered: self.remembered.get(),
+            gathered: self.gathered.read(),
             guessed: self.guessed.load(Ordering::Relaxed),
         }
     }
@@ -168,25 +146,20 @@ impl Latency {
         if before.guessed {
             self.guessed.store(false, Ordering::Relaxed);
         }
-        let recent = || before.recent.unwrap_or_else(|| fleet.recent.read());
         let nanos = timing.nanos as f32;
+        let tick = Tick::from_nanos(timing.now);
         let value = match before.remembered {
             None => nanos,
-            Some((sample, left)) => {
-                let projected = faded(sample, left, || recent().nanos());
-                match model {
-                    LatencyModel::Peak if nanos > projected => nanos,
-                    LatencyModel::Peak => sample.value * left + nanos * (1.0 - left),
-                    LatencyModel::Average | LatencyModel::None => {
-                        projected + SAMPLE_WEIGHT * (nanos - projected)
-                    }
-                }
+            Some(sample) if sample.at == tick => moved_on(model, sample.value, 1.0, sample, nanos),
+            Some(sample) => {
+                let left = model.fading().left(tick, sample.at);
+                let projected = projected(sample, left, fleet.recent.nanos());
+                moved_on(model, projected, left, sample, nanos)
             }
         };
-        self.remembered.set(Sample { value, at: Tick::from_nanos(timing.now) });
-        self.gathered.keep(before.batch);
-        if before.batch.is_due() {
-            fleet.recent.observe(recent(), before.batch);
+        self.remembered.set(Sample { value, at: tick });
+        if let Some(batch) = self.gathered.add(before.gathered, nanos, timing.now) {
+            fleet.recent.observe(batch);
         }
     }
 
@@ -197,34 +170,73 @@ impl Latency {
         let penalty = (PENALTY_AVERAGES * fleet.recent.nanos()).min(PENALTY_LIMIT_NANOS);
         self.remembered.update(|before| {
             let memory = before.map_or(0.0, |sample| {
-                faded(sample, PEAK_FADES.left(tick, sample.at), || fleet.recent.nanos())
+                projected(sample, PEAK_FADES.left(tick, sample.at), fleet.recent.nanos())
             });
             Some(Sample { value: memory.max(penalty), at: tick })
         });
     }
 }
 
-/// What a latency comes to of which the share `left` is left; the rest is the average of the pool.
+/// What a latency comes to of which the share `left` is left; the rest is the average of the pool, which
+/// is zero where all of it is left.
 ///
-/// That is asked for where it counts: any answer may have just moved it, and to read what another
-/// thread has written costs as much as the rest of a pick.
+/// In this form equals stay equal, and what has not faded is what it was: a hair would decide a scan.
 #[inline]
-fn faded(sample: Sample, left: f32, recent: impl FnOnce() -> f32) -> f32 {
-    if left == 1.0 {
-        return sample.value;
-    }
-    // In this form equals stay equal: a hair would decide a scan.
-    let recent = recent();
+fn projected(sample: Sample, left: f32, recent: f32) -> f32 {
     recent + (sample.value - recent) * left
+}
+
+/// What is remembered after one sample more, of which there is the last, the share of it that is left and
+/// what it has faded to.
+#[inline]
+fn moved_on(model: LatencyModel, projected: f32, left: f32, last: Sample, nanos: f32) -> f32 {
+    match model {
+        LatencyModel::Peak if nanos > projected => nanos,
+        LatencyModel::Peak => last.value * left + nanos * (1.0 - left),
+        LatencyModel::Average | LatencyModel::None => {
+            projected + SAMPLE_WEIGHT * (nanos - projected)
+        }
+    }
 }
 
 // === impl Scan ===
 
-impl Scan {
+impl<A> Scan<A> {
     #[inline]
-    pub(crate) fn new(model: LatencyModel, fleet: &Fleet, now: u64) -> Self {
-        let recent = fleet.recent.nanos();
-        Self { fading: model.fading(), tick: Tick::from_nanos(now), now, recent }
+    fn new(model: LatencyModel, now: u64, average: A) -> Self {
+        Self { fading: model.fading(), tick: Tick::from_nanos(now), now, average }
+    }
+}
+
+impl Scan<f32> {
+    /// Of many nodes: the average is read once for all.
+    #[inline]
+    pub(crate) fn of_many(model: LatencyModel, fleet: &Fleet, now: u64) -> Self {
+        Self::new(model, now, fleet.recent.nanos())
+    }
+}
+
+impl<'a> Scan<&'a RecentLatency> {
+    /// Of one node or two: the average is read for those whose memory has faded.
+    #[inline]
+    pub(crate) fn of_few(model: LatencyModel, fleet: &'a Fleet, now: u64) -> Self {
+        Self::new(model, now, &fleet.recent)
+    }
+}
+
+// === impl Average ===
+
+impl Average for f32 {
+    #[inline]
+    fn nanos_if(&self, needed: bool) -> f32 {
+        if needed { *self } else { 0.0 }
+    }
+}
+
+impl Average for &RecentLatency {
+    #[inline]
+    fn nanos_if(&self, needed: bool) -> f32 {
+        RecentLatency::nanos_if(self, needed)
     }
 }
 

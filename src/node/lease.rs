@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Counted, LatencyModel, LoadReport, Node, Outcome, Verdict, latency::Timing, oldest::Generation,
-    stats::Waits,
+    Counted, LatencyModel, LoadReport, Node, Occupancy, Outcome, Verdict, latency::Timing,
+    oldest::Generation, stats::Waits,
 };
 use crate::endpoint::Endpoint;
 
@@ -57,9 +57,20 @@ impl Lease {
         cap: Option<u32>,
         timed: Option<(u64, LatencyModel)>,
     ) -> Option<Self> {
+        Self::acquire_seen(node, node.occupancy(), cap, timed)
+    }
+
+    /// The same for one who has just `seen` how many there are.
+    #[inline]
+    pub(crate) fn acquire_seen(
+        node: &Arc<Node>,
+        seen: Occupancy,
+        cap: Option<u32>,
+        timed: Option<(u64, LatencyModel)>,
+    ) -> Option<Self> {
         let state = match timed {
-            None => node.stats.enter(cap).then(State::untimed)?,
-            Some((now, model)) => State::new(model, node.stats.enter_waiting(cap, now)?, now),
+            None => node.stats.enter(seen, cap).then(State::untimed)?,
+            Some((now, model)) => State::new(model, node.stats.enter_waiting(seen, cap, now)?, now),
         };
         Some(Self { node: Arc::clone(node), state })
     }
@@ -184,13 +195,14 @@ impl Lease {
         let left = match self.state.model() {
             LatencyModel::None => stats.leave(),
             model => {
+                let before = stats.before_answer();
                 let now = self.node.fleet.now_nanos();
                 let timing = Timing { now, nanos: self.state.nanos_until(now) };
                 let waits = (self.state.waits(), self.state.time());
-                stats.leave_answered(&self.node.fleet, model, timing, waits)
+                stats.leave_answered(before, &self.node.fleet, model, timing, waits)
             }
         };
-        self.state.set_stage(Stage::Released);
+        self.state = State::RELEASED;
         self.node.left(left);
     }
 
@@ -237,16 +249,21 @@ impl Lease {
     /// The request is over, although the lease stays for the sake of its endpoint.
     #[inline]
     pub(crate) fn release(&mut self) {
-        match self.state.stage() {
-            Stage::Waiting => self.abandon(),
-            Stage::Released => return,
-            Stage::Streaming | Stage::Told => {}
+        if self.state.stage() != Stage::Released {
+            self.release_at_length();
         }
-        self.state.set_stage(Stage::Released);
+    }
+
+    fn release_at_length(&mut self) {
+        if self.state.stage() == Stage::Waiting {
+            self.abandon();
+        }
+        let was_counted = self.state.is_counted();
+        self.state = State::RELEASED;
         let left = self.node.stats.leave();
         self.node.left(left);
         // After it has left: whoever no longer finds it in the crowd finds its place free.
-        if self.state.is_counted() {
+        if was_counted {
             self.node.fleet.crowd.leave();
         }
     }
@@ -287,6 +304,9 @@ impl Lease {
 impl State {
     const TIME_SHIFT: u32 = 10;
     const COUNTED: u64 = 1 << 9;
+    /// Nothing else is asked of it then. As a constant the whole word is written: to write its lowest
+    /// byte alone makes the drop that follows, and reads all of it, wait until that has reached the cache.
+    const RELEASED: Self = Self(Stage::Released as u64);
     const BELOW_TIME: u64 = (1 << Self::TIME_SHIFT) - 1;
 
     #[inline]

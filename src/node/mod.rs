@@ -44,7 +44,8 @@ pub(crate) use self::{
     clock::{RuntimeEnded, Sleep, after},
     crowd::{Counted, Crowd},
     fleet::{Fleet, Home, Moment},
-    latency::Scan,
+    latency::{Average, Scan},
+    places::Occupancy,
     rng::{Seeds, mix},
     room::{Turn, Wanted},
     signal::{Listener, Signal},
@@ -156,26 +157,26 @@ impl Node {
     /// The same at `now` in nanoseconds of the fleet.
     #[inline]
     pub(crate) fn latency_nanos_at(&self, model: LatencyModel, now: u64) -> f64 {
-        let occupancy = self.stats.occupancy();
-        f64::from(self.stats.expected_nanos(occupancy, model, &self.fleet, now))
+        let scan = Scan::of_few(model, &self.fleet, now);
+        f64::from(self.stats.expected_nanos(self.occupancy(), &scan))
     }
 
-    /// Whether it is up, has room below `cap`, and nothing is held against it.
+    /// Requests in flight, and one that waits for its response head.
     #[inline]
-    pub(crate) fn is_ordinary(&self, cap: u32) -> bool {
-        self.link.is_up() & self.is_blameless() & (self.in_flight() < cap)
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        self.stats.occupancy()
+    }
+
+    /// Whether it is up, and nothing is held against it.
+    #[inline]
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.link.is_up() & self.is_blameless()
     }
 
     /// What one more request costs here, in nanoseconds, while nothing is held against it.
     #[inline]
-    pub(crate) fn plain_cost(&self, model: LatencyModel, now: u64) -> f32 {
-        self.stats.cost(model, &self.fleet, now)
-    }
-
-    /// The same for one who compares many nodes.
-    #[inline]
-    pub(crate) fn plain_cost_in(&self, scan: &Scan) -> f32 {
-        self.stats.cost_in(scan)
+    pub(crate) fn plain_cost(&self, occupancy: Occupancy, scan: &Scan<impl Average>) -> f32 {
+        self.stats.cost(occupancy, scan)
     }
 
     /// No more than [`latency_nanos_at`](Self::latency_nanos_at) whatever the time, while memories

@@ -46,44 +46,56 @@ impl Places {
         Occupancy(self.0.load(Ordering::Relaxed))
     }
 
-    /// Counts one more request, unless `cap` are in flight already.
+    /// Counts one more request than were `seen`, or than there are by now, unless `cap` are in flight
+    /// already.
     ///
     /// Acquires, so that one who enters after [`is_idle_for_good`](Self::is_idle_for_good) said yes
     /// sees that the node is retired.
     #[inline]
-    pub(super) fn enter(&self, cap: Option<u32>) -> bool {
+    pub(super) fn enter(&self, seen: Occupancy, cap: Option<u32>) -> bool {
         let Some(cap) = cap else {
-            let has_room = self.read().count() < MOST;
+            let has_room = seen.count() < MOST;
             if has_room {
                 self.0.fetch_add(1, Ordering::Acquire);
             }
             return has_room;
         };
-        self.0
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
-                (Occupancy(word).count() < cap.min(MOST)).then_some(word + 1)
-            })
-            .is_ok()
+        self.exchange(seen, cap, |now| now.0 + 1).is_some()
     }
 
     /// The same for a request that waits for its response head from `nanos` on. Whether it is the
     /// one whose beginning is kept here; `None` where there was no room.
     #[inline]
-    pub(super) fn enter_waiting(&self, cap: Option<u32>, nanos: u64) -> Option<bool> {
-        let cap = cap.map_or(MOST, |cap| cap.min(MOST));
-        let mut word = self.0.load(Ordering::Relaxed);
-        loop {
-            let now = Occupancy(word);
-            if now.count() >= cap {
-                return None;
-            }
-            let alone = now.stamp() == 0;
-            let next = word + 1 + if alone { waiting_since(nanos) } else { 0 };
-            match self.0.compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(alone),
-                Err(changed) => word = changed,
+    pub(super) fn enter_waiting(
+        &self,
+        seen: Occupancy,
+        cap: Option<u32>,
+        nanos: u64,
+    ) -> Option<bool> {
+        let before = self.exchange(seen, cap.unwrap_or(MOST), |now| {
+            now.0 + 1 + if now.stamp() == 0 { waiting_since(nanos) } else { 0 }
+        })?;
+        Some(before.stamp() == 0)
+    }
+
+    /// Makes of what was `seen`, or of what there is by now, what is `next`, unless `cap` are in flight
+    /// already; and gives back what there was before.
+    #[inline]
+    fn exchange(
+        &self,
+        seen: Occupancy,
+        cap: u32,
+        next: impl Fn(Occupancy) -> u64,
+    ) -> Option<Occupancy> {
+        let mut now = seen;
+        while now.count() < cap.min(MOST) {
+            let next = next(now);
+            match self.0.compare_exchange_weak(now.0, next, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(now),
+                Err(changed) => now = Occupancy(changed),
             }
         }
+        None
     }
 
     /// The request whose beginning at `nanos` was kept here waits no more.
@@ -195,11 +207,11 @@ mod tests {
     #[test]
     fn a_cap_is_a_cap() {
         let places = Places::new();
-        assert!(!places.enter(Some(0)));
-        assert!(places.enter(Some(2)) && places.enter(Some(2)));
-        assert!(!places.enter(Some(2)) && !places.enter(Some(1)));
-        assert!(places.enter_waiting(Some(2), 7).is_none());
-        assert!(places.enter(None), "without a cap there is always a place");
+        assert!(!places.enter(places.read(), Some(0)));
+        assert!(places.enter(places.read(), Some(2)) && places.enter(places.read(), Some(2)));
+        assert!(!places.enter(places.read(), Some(2)) && !places.enter(places.read(), Some(1)));
+        assert!(places.enter_waiting(places.read(), Some(2), 7).is_none());
+        assert!(places.enter(places.read(), None), "without a cap there is always a place");
         assert_eq!([(); 3].map(|()| places.leave().was_last()), [false, false, true]);
         assert_eq!(places.read().count(), 0);
     }
@@ -208,14 +220,18 @@ mod tests {
     fn the_first_that_waits_keeps_its_beginning_here_and_others_do_not() {
         let places = Places::new();
         let since = 5_000_000;
-        assert_eq!(places.enter_waiting(None, since), Some(true));
+        assert_eq!(places.enter_waiting(places.read(), None, since), Some(true));
         assert!(places.read().has_no_others());
-        assert_eq!(places.enter_waiting(None, 2 * since), Some(false));
+        assert_eq!(places.enter_waiting(places.read(), None, 2 * since), Some(false));
         assert_eq!(places.read().stamp(), stamp(since));
         assert!(!places.read().has_no_others());
         places.end_waiting(since);
         assert_eq!((places.read().count(), places.read().stamp()), (2, 0));
-        assert_eq!(places.enter_waiting(None, 0), Some(true), "also at the very beginning");
+        assert_eq!(
+            places.enter_waiting(places.read(), None, 0),
+            Some(true),
+            "also at the very beginning"
+        );
         assert!(!places.leave_waiting(0).was_last());
         assert!(!places.leave().was_last() && places.leave().was_last());
         assert_eq!(places.0.load(Ordering::Relaxed), 0);
@@ -225,16 +241,16 @@ mod tests {
     #[test]
     fn who_leaves_finds_the_mark_of_those_who_wait() {
         let places = Places::new();
-        assert_eq!(places.enter_waiting(Some(1), 5_000_000), Some(true));
+        assert_eq!(places.enter_waiting(places.read(), Some(1), 5_000_000), Some(true));
         assert_eq!([(); 2].map(|()| places.mark_awaited().count()), [1, 1]);
-        assert!(!places.enter(Some(1)) && places.enter(Some(2)));
+        assert!(!places.enter(places.read(), Some(1)) && places.enter(places.read(), Some(2)));
         assert_eq!((places.read().count(), places.read().stamp()), (2, stamp(5_000_000)));
         let left = places.leave();
         assert!(left.is_awaited() && !left.was_last());
         let left = places.leave_waiting(5_000_000);
         assert!(left.is_awaited() && left.was_last());
         places.unmark_awaited();
-        assert!(places.enter(Some(1)));
+        assert!(places.enter(places.read(), Some(1)));
         let left = places.leave();
         assert!(!left.is_awaited() && left.was_last());
         assert_eq!(places.0.load(Ordering::Relaxed), 0);
@@ -244,8 +260,8 @@ mod tests {
     fn the_count_never_runs_into_the_stamp() {
         let places = Places::new();
         places.0.store(u64::from(MOST), Ordering::Relaxed);
-        assert!(!places.enter(None) && !places.enter(Some(u32::MAX)));
-        assert!(places.enter_waiting(None, 9).is_none());
+        assert!(!places.enter(places.read(), None) && !places.enter(places.read(), Some(u32::MAX)));
+        assert!(places.enter_waiting(places.read(), None, 9).is_none());
     }
 }
 
@@ -261,7 +277,7 @@ mod models {
             let places = Arc::new(Places::new());
             let request = |places: Arc<Places>, nanos: u64| {
                 move || {
-                    let alone = places.enter_waiting(None, nanos).unwrap();
+                    let alone = places.enter_waiting(places.read(), None, nanos).unwrap();
                     if alone {
                         assert_eq!(places.read().stamp(), stamp(nanos));
                         let _ = places.leave_waiting(nanos);

@@ -7,8 +7,10 @@
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The latency that a pool assumes before its first answer.
-const UNKNOWN_LATENCY_NANOS: f32 = 30e6;
+/// The latency that a pool assumes before its first answer: 30 ms. No average of answers comes to it,
+/// since the last bit of those is never set.
+const UNKNOWN_LATENCY_NANOS: f32 = f32::from_bits(30e6_f32.to_bits() | LAST_BIT);
+const LAST_BIT: u32 = 1;
 /// Weight of one answer in the average of the pool.
 const ANSWER_WEIGHT: f32 = 0.05;
 /// A node passes on so many answers at once, at most.
@@ -20,119 +22,111 @@ const WEIGHTS: [f32; MOST_GATHERED + 1] = weights();
 /// no part in what it fades to, or it would never be forgotten. On cache lines of its own: what else the
 /// nodes of a pool share is read by all requests, and hardly ever written.
 #[derive(Debug)]
+pub(crate) struct RecentLatency {
+    average: Line,
+    /// Zero, to be read in its place.
+    nothing: AtomicU32,
+}
+
+#[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct RecentLatency(AtomicU32);
+struct Line(AtomicU32);
 
-/// One reading of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Recent(u32);
-
-/// Latencies of a node that it has not passed on yet: from the top their sum (an `f32`, 32 bits), how
-/// many they are (8), and when it last passed some on, or 0 for never (24 bits of steps of 2^16 ns, about 66
-/// us; where they wrap after 9 minutes, an answer is gathered that would have been passed on).
+/// Latencies of a node that it has not passed on yet: from the top their sum (an `f32`, 32 bits), when it
+/// last passed some on, or 0 for never (29 bits of steps of 2^16 ns, about 66 us; where they wrap after
+/// some 5 hours, an answer is gathered that would have been passed on), and how many they are (3).
 ///
 /// An answer that another thread overtakes here is not missed: one of many.
 #[derive(Debug)]
 pub(super) struct Gathered(AtomicU64);
 
-/// What a node has gathered with one more answer.
+/// One reading of them.
 #[derive(Clone, Copy, Debug)]
+pub(super) struct Reading(u64);
+
+/// What a node passes on.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
 pub(super) struct Batch {
     sum: f32,
     count: usize,
-    last_passed: u32,
-    now: u32,
 }
-
-const NO_ANSWER_YET: u32 = 0;
 
 // === impl RecentLatency ===
 
 impl RecentLatency {
     pub(super) fn new() -> Self {
-        Self(AtomicU32::new(NO_ANSWER_YET))
-    }
-
-    #[inline]
-    pub(crate) fn read(&self) -> Recent {
-        Recent(self.0.load(Ordering::Relaxed))
+        let average = Line(AtomicU32::new(UNKNOWN_LATENCY_NANOS.to_bits()));
+        Self { average, nothing: AtomicU32::new(0) }
     }
 
     #[inline]
     pub(crate) fn nanos(&self) -> f32 {
-        self.read().nanos()
+        self.nanos_if(true)
+    }
+
+    /// Zero unless it is `needed`: any answer may have just moved it, and to read what another thread
+    /// has written costs as much as the rest of a pick. Without a branch: the processor cannot foresee
+    /// of which nodes the memory has faded.
+    #[inline]
+    pub(super) fn nanos_if(&self, needed: bool) -> f32 {
+        let source = if needed { &self.average.0 } else { &self.nothing };
+        f32::from_bits(source.load(Ordering::Relaxed))
     }
 
     /// Moves the average on from an earlier reading, by what a node has gathered.
     #[inline]
-    pub(super) fn observe(&self, before: Recent, batch: Batch) {
-        let average = f32::from_bits(before.0);
+    pub(super) fn observe(&self, batch: Batch) {
+        let average = self.nanos();
         let mean = batch.sum / batch.count as f32;
-        let mut after = average + WEIGHTS[batch.count] * (mean - average);
-        // A step too small for the last bit would leave the average beside the truth for good.
-        if before.0 == NO_ANSWER_YET || after == average {
-            after = mean;
+        let mut after = clear_last_bit(average + WEIGHTS[batch.count] * (mean - average));
+        // A step too small for the last bits would leave the average beside the truth for good.
+        if average == UNKNOWN_LATENCY_NANOS || after == average {
+            after = clear_last_bit(mean);
         }
         // One of many: an answer that another overtakes here is not missed.
-        self.0.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
+        self.average.0.store(after.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
     }
 }
 
-// === impl Recent ===
-
-impl Recent {
-    #[inline]
-    pub(crate) fn nanos(self) -> f32 {
-        if self.0 == NO_ANSWER_YET { UNKNOWN_LATENCY_NANOS } else { f32::from_bits(self.0) }
-    }
+#[inline]
+fn clear_last_bit(nanos: f32) -> f32 {
+    f32::from_bits(nanos.to_bits() & !LAST_BIT)
 }
 
 // === impl Gathered ===
 
 impl Gathered {
-    const COUNT_SHIFT: u32 = 24;
     const SUM_SHIFT: u32 = 32;
     /// Half a step: the lowest bit is always set, so that no time is 0.
     const TIME_SHIFT: u32 = 15;
-    const TIME: u32 = (1 << Self::COUNT_SHIFT) - 1;
+    const COUNT_BITS: u32 = MOST_GATHERED.ilog2();
 
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// What there is with one more answer, at `now` and after `nanos`.
     #[inline]
-    pub(super) fn with(&self, nanos: f32, now: u64) -> Batch {
-        let word = self.0.load(Ordering::Relaxed);
-        Batch {
-            sum: f32::from_bits((word >> Self::SUM_SHIFT) as u32) + nanos,
-            count: (word >> Self::COUNT_SHIFT) as usize % MOST_GATHERED + 1,
-            last_passed: word as u32 & Self::TIME,
-            now: (now >> Self::TIME_SHIFT) as u32 & Self::TIME | 1,
+    pub(super) fn read(&self) -> Reading {
+        Reading(self.0.load(Ordering::Relaxed))
+    }
+
+    /// One more answer than there were in `before`, at `now` and after `nanos`: kept with those, or given
+    /// back with them where they are passed on now.
+    #[inline]
+    pub(super) fn add(&self, Reading(before): Reading, nanos: f32, now: u64) -> Option<Batch> {
+        let sum = f32::from_bits((before >> Self::SUM_SHIFT) as u32) + nanos;
+        let last = before as u32;
+        let none_yet = ((now >> Self::TIME_SHIFT) as u32 | 1) << Self::COUNT_BITS;
+        // How many they are, or more than that where the time is another.
+        let kept = (last ^ none_yet) as usize;
+        if kept < MOST_GATHERED - 1 {
+            let word = u64::from(sum.to_bits()) << Self::SUM_SHIFT | u64::from(last + 1);
+            self.0.store(word, Ordering::Relaxed);
+            return None;
         }
-    }
-
-    /// Keeps what is not passed on.
-    #[inline]
-    pub(super) fn keep(&self, batch: Batch) {
-        let word = if batch.is_due() {
-            u64::from(batch.now)
-        } else {
-            u64::from(batch.sum.to_bits()) << Self::SUM_SHIFT
-                | (batch.count as u64) << Self::COUNT_SHIFT
-                | u64::from(batch.last_passed)
-        };
-        self.0.store(word, Ordering::Relaxed);
-    }
-}
-
-// === impl Batch ===
-
-impl Batch {
-    /// Whether it is passed on now.
-    #[inline]
-    pub(super) fn is_due(self) -> bool {
-        (self.count == MOST_GATHERED) | (self.last_passed != self.now)
+        self.0.store(u64::from(none_yet), Ordering::Relaxed);
+        Some(Batch { sum, count: last as usize % MOST_GATHERED + 1 })
     }
 }
 
@@ -164,12 +158,8 @@ mod tests {
         /// Whether the answer was passed on.
         fn answer(&self, nanos: f32, now: u64) -> bool {
             let Self(recent, gathered) = self;
-            let batch = gathered.with(nanos, now);
-            gathered.keep(batch);
-            if batch.is_due() {
-                recent.observe(recent.read(), batch);
-            }
-            batch.is_due()
+            let batch = gathered.add(gathered.read(), nanos, now);
+            batch.map(|batch| recent.observe(batch)).is_some()
         }
     }
 

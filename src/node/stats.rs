@@ -4,7 +4,7 @@
 use super::{
     Outcome, Verdict,
     fleet::Fleet,
-    latency::{Latency, LatencyModel, Scan, Timing},
+    latency::{Average, Before, Latency, LatencyModel, Scan, Timing},
     oldest::{Generation, Oldest, age_of},
     places::{Left, Occupancy, Places},
     success::Success,
@@ -49,16 +49,22 @@ impl Stats {
         self.occupancy().count()
     }
 
-    /// Counts one more request, unless `cap` are in flight already.
+    /// Counts one more request than were `seen`, or than there are by now, unless `cap` are in flight
+    /// already.
     #[inline]
-    pub(crate) fn enter(&self, cap: Option<u32>) -> bool {
-        self.places.enter(cap)
+    pub(crate) fn enter(&self, seen: Occupancy, cap: Option<u32>) -> bool {
+        self.places.enter(seen, cap)
     }
 
     /// The same for one that waits for its response head from `nanos` on, and where it does.
     #[inline]
-    pub(crate) fn enter_waiting(&self, cap: Option<u32>, nanos: u64) -> Option<Waits> {
-        let alone = self.places.enter_waiting(cap, nanos)?;
+    pub(crate) fn enter_waiting(
+        &self,
+        seen: Occupancy,
+        cap: Option<u32>,
+        nanos: u64,
+    ) -> Option<Waits> {
+        let alone = self.places.enter_waiting(seen, cap, nanos)?;
         Some(if alone { Waits::Alone } else { Waits::Among(self.oldest.begin(nanos)) })
     }
 
@@ -117,46 +123,22 @@ impl Stats {
         self.success.share(now)
     }
 
-    /// What `model` remembers of the latency, in nanoseconds, faded towards the average of the pool.
+    /// The latency in nanoseconds as it is remembered, faded towards the average of the pool, or the age
+    /// of the oldest request without a response head if that is more.
     #[inline]
-    pub(crate) fn latency_nanos(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
-        self.latency.nanos(model, fleet, now)
-    }
-
-    /// The same, or the age of the oldest request without a response head if that is more.
-    #[inline]
-    pub(crate) fn expected_nanos(
-        &self,
-        occupancy: Occupancy,
-        model: LatencyModel,
-        fleet: &Fleet,
-        now: u64,
-    ) -> f32 {
-        self.or_age_of_oldest(self.latency_nanos(model, fleet, now), occupancy, now)
+    pub(crate) fn expected_nanos(&self, occupancy: Occupancy, scan: &Scan<impl Average>) -> f32 {
+        self.or_age_of_oldest(self.latency.nanos(scan), occupancy, scan.now)
     }
 
     /// What one more request costs here, in nanoseconds.
     #[inline]
-    pub(crate) fn cost(&self, model: LatencyModel, fleet: &Fleet, now: u64) -> f32 {
-        let occupancy = self.occupancy();
-        let remembered = self.latency_nanos(model, fleet, now);
-        self.times_places(remembered, occupancy, now)
-    }
-
-    /// The same for one who compares many nodes.
-    #[inline]
-    pub(crate) fn cost_in(&self, scan: &Scan) -> f32 {
-        let occupancy = self.occupancy();
-        self.times_places(self.latency.nanos_in(scan), occupancy, scan.now)
-    }
-
-    #[inline]
-    fn times_places(&self, remembered: f32, occupancy: Occupancy, now: u64) -> f32 {
+    pub(crate) fn cost(&self, occupancy: Occupancy, scan: &Scan<impl Average>) -> f32 {
+        let remembered = self.latency.nanos(scan);
         if occupancy.count() == 0 {
             return remembered;
         }
         let places = occupancy.count() as f32 + 1.0;
-        self.or_age_of_oldest(remembered, occupancy, now) * places
+        self.or_age_of_oldest(remembered, occupancy, scan.now) * places
     }
 
     #[inline]
@@ -197,18 +179,23 @@ impl Stats {
         self.latency.guess(&peer.latency, fleet);
     }
 
+    /// What an answer is going to move on.
+    #[inline]
+    pub(crate) fn before_answer(&self) -> Before {
+        self.latency.before()
+    }
+
     /// A request that waited leaves with an answer, in time `timing`.
     #[inline]
     pub(crate) fn leave_answered(
         &self,
+        before: Before,
         fleet: &Fleet,
         model: LatencyModel,
         timing: Timing,
         (waits, since): (Waits, u64),
     ) -> Left {
-        // Read before, reckoned and written after: the processor then does the arithmetic while it
-        // waits for the count, whose exchange lets no memory access past it.
-        let before = self.latency.before(fleet, model, timing);
+        // First, since an exchange lets no memory access past it, and the arithmetic needs none.
         let left = self.leave_waiting(waits, since);
         self.latency.sample_after(before, fleet, model, timing);
         left
@@ -282,7 +269,8 @@ impl Stats {
     }
 
     fn sample_if_higher(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        if timing.nanos as f32 > self.latency_nanos(model, fleet, timing.now) {
+        let scan = Scan::of_few(model, fleet, timing.now);
+        if timing.nanos as f32 > self.latency.nanos(&scan) {
             self.latency.sample(fleet, model, timing);
         }
     }

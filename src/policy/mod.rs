@@ -43,7 +43,10 @@ pub use self::{
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
-pub(crate) use self::{plain::Plain, schedule::greatest_common_divisor};
+pub(crate) use self::{
+    plain::{Found, Plain},
+    schedule::greatest_common_divisor,
+};
 pub use crate::node::{LatencyModel, Rng, WeighReport};
 use crate::{
     error::BuildError,

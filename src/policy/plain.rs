@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{LatencyModel, schedule::Schedule};
-use crate::node::{Fleet, Moment, Node, Scan, mix};
+use crate::node::{Fleet, Moment, Node, Occupancy, Scan, mix};
 
 /// The plain way of a picker.
 #[derive(Debug)]
@@ -41,6 +41,16 @@ pub enum Plain {
     Owner(Arc<dyn Owners>),
 }
 
+/// A node that was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    /// Of the node in the tier.
+    pub(crate) index: usize,
+    pub(crate) node: &'a Arc<Node>,
+    /// How it was occupied then: whoever takes a place need not look again.
+    pub(crate) seen: Occupancy,
+}
+
 /// Whose a key is, and nothing else: what is called has only numbers to hand over.
 pub trait Owners: fmt::Debug + Send + Sync {
     /// By the node's index in the tier; any number where that is empty.
@@ -48,27 +58,28 @@ pub trait Owners: fmt::Debug + Send + Sync {
 }
 
 impl Plain {
-    /// The node's index, unless something is out of the ordinary.
+    /// A node, unless something is out of the ordinary.
     #[inline(always)]
-    pub(crate) fn pick(
+    pub(crate) fn pick<'a>(
         &self,
-        nodes: &[Arc<Node>],
+        nodes: &'a [Arc<Node>],
         fleet: &Fleet,
         cap: u32,
         key: Option<u64>,
         moment: &mut Moment,
-    ) -> Option<usize> {
+    ) -> Option<Found<'a>> {
         match self {
             Self::Other => None,
-            Self::TwoInFlight => of_two(nodes, cap, moment, |node| node.in_flight()),
+            Self::TwoInFlight => of_two(nodes, cap, moment, |found| found.seen.count()),
             Self::TwoByLatency(model) => {
-                let now = moment.nanos(fleet);
-                of_two(nodes, cap, moment, |node| node.plain_cost(*model, now))
+                let scan = Scan::of_few(*model, fleet, moment.nanos(fleet));
+                of_two(nodes, cap, moment, |found| found.node.plain_cost(found.seen, &scan))
             }
             Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
             Self::AllByLatency(model) => {
-                let scan = Scan::new(*model, fleet, moment.nanos(fleet));
-                least_of_all(nodes, cap, moment, |node| node.plain_cost_in(&scan))
+                let scan = Scan::of_many(*model, fleet, moment.nanos(fleet));
+                let cost = |node: &Node| node.plain_cost(node.occupancy(), &scan);
+                least_of_all(nodes, cap, moment, cost)
             }
             Self::InTurn(position) => {
                 if nodes.is_empty() {
@@ -91,26 +102,39 @@ impl Plain {
     }
 }
 
+impl<'a> Found<'a> {
+    #[inline]
+    fn at(index: usize, nodes: &'a [Arc<Node>]) -> Option<Self> {
+        let node = nodes.get(index)?;
+        Some(Self { index, node, seen: node.occupancy() })
+    }
+
+    /// Whether it is up, has room below `cap`, and nothing is held against it.
+    #[inline]
+    fn is_ordinary(self, cap: u32) -> bool {
+        self.node.is_ordinary() & (self.seen.count() < cap)
+    }
+}
+
 #[inline]
-fn one(nodes: &[Arc<Node>], index: usize, cap: u32) -> Option<usize> {
-    let node = nodes.get(index)?;
-    (node.link.is_up() && node.in_flight() < cap).then_some(index)
+fn one(nodes: &[Arc<Node>], index: usize, cap: u32) -> Option<Found<'_>> {
+    Found::at(index, nodes).filter(|found| found.node.link.is_up() && found.seen.count() < cap)
 }
 
 /// The less loaded of two distinct nodes, both from one draw.
 #[inline]
-fn of_two<L: PartialOrd>(
-    nodes: &[Arc<Node>],
+fn of_two<'a, L: PartialOrd>(
+    nodes: &'a [Arc<Node>],
     cap: u32,
     moment: &mut Moment,
-    load: impl Fn(&Node) -> L,
-) -> Option<usize> {
+    load: impl Fn(Found<'_>) -> L,
+) -> Option<Found<'a>> {
     let (first, second) = two_of(nodes.len(), moment.rng.next_u64())?;
-    let (one, other) = (&nodes[first], &nodes[second]);
+    let (one, other) = (Found::at(first, nodes)?, Found::at(second, nodes)?);
     if !(one.is_ordinary(cap) & other.is_ordinary(cap)) {
         return None;
     }
-    Some(if load(other) < load(one) { second } else { first })
+    Some(if load(other) < load(one) { other } else { one })
 }
 
 /// The least loaded of all, where loads are seldom equal.
@@ -119,12 +143,12 @@ fn of_two<L: PartialOrd>(
 /// number, whose least is found without a branch on the loads, which the processor could not foresee.
 /// Once with the index upside down, that finds the last of equals as well as the first.
 #[inline(never)]
-fn least_of_all(
-    nodes: &[Arc<Node>],
+fn least_of_all<'a>(
+    nodes: &'a [Arc<Node>],
     cap: u32,
     moment: &mut Moment,
     load: impl Fn(&Node) -> f32,
-) -> Option<usize> {
+) -> Option<Found<'a>> {
     const INDEX: u64 = u32::MAX as u64;
     let (mut first, mut last) = (u64::MAX, u64::MAX);
     for (index, node) in nodes.iter().enumerate() {
@@ -135,8 +159,7 @@ fn least_of_all(
     if first != last ^ INDEX {
         return of_all(nodes, cap, moment, load);
     }
-    let index = (first & INDEX) as usize;
-    nodes.get(index)?.is_ordinary(cap).then_some(index)
+    Found::at((first & INDEX) as usize, nodes).filter(|found| found.is_ordinary(cap))
 }
 
 /// The least loaded of all; equals are decided by chance.
@@ -144,28 +167,29 @@ fn least_of_all(
 /// Only what would be chosen has to be in the ordinary: whatever is held against the others makes
 /// their loads no lower than they are taken for here.
 #[inline(never)]
-fn of_all(
-    nodes: &[Arc<Node>],
+fn of_all<'a>(
+    nodes: &'a [Arc<Node>],
     cap: u32,
     moment: &mut Moment,
     load: impl Fn(&Node) -> f32,
-) -> Option<usize> {
+) -> Option<Found<'a>> {
     let (mut chosen, mut least, mut equals) = (None, f32::INFINITY, 1);
     for (index, node) in nodes.iter().enumerate() {
         let load = load(node);
         if load > least {
             continue;
         }
-        if !node.is_ordinary(cap) {
+        let found = Found { index, node, seen: node.occupancy() };
+        if !found.is_ordinary(cap) {
             return None;
         }
         if load < least {
-            (chosen, least, equals) = (Some(index), load, 1);
+            (chosen, least, equals) = (Some(found), load, 1);
         } else {
             // Reservoir sampling: the k-th of equals replaces the choice with chance 1/k.
             equals += 1;
             if moment.rng.below(equals) == 0 {
-                chosen = Some(index);
+                chosen = Some(found);
             }
         }
     }
@@ -212,8 +236,8 @@ mod tests {
         let load = |node: &Node| loads[node.id().number() as usize];
         let mut counts = vec![0; loads.len()];
         for _ in 0..picks {
-            let index = least_of_all(&nodes, u32::MAX, &mut fleet.moment(), load);
-            counts[index.expect("all are in the ordinary")] += 1;
+            let found = least_of_all(&nodes, u32::MAX, &mut fleet.moment(), load);
+            counts[found.expect("all are in the ordinary").index] += 1;
         }
         counts
     }

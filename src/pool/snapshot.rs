@@ -9,7 +9,7 @@ use crate::{
     endpoint::Endpoint,
     error::{Census, SharedError},
     node::{Fleet, LatencyModel, Lease, LinkState, Moment, Node, NodeId},
-    policy::{Pick, PickContext, Picker, Plain, Scope},
+    policy::{Found, Pick, PickContext, Picker, Plain, Scope},
 };
 
 /// What requests see: tiers with their nodes, services and pickers, and the settings in force.
@@ -108,13 +108,13 @@ impl<S, K> Snapshot<S, K> {
             return None;
         }
         let cap = self.limits.max_in_flight;
-        let index = tier.plain.pick(&tier.nodes, fleet, cap.unwrap_or(u32::MAX), key, moment)?;
-        let node = &tier.nodes[index];
+        let most = cap.unwrap_or(u32::MAX);
+        let Found { index, node, seen } = tier.plain.pick(&tier.nodes, fleet, most, key, moment)?;
         let timed = match self.model {
             LatencyModel::None => None,
             model => Some((moment.nanos(fleet), model)),
         };
-        let lease = Lease::acquire(node, cap, timed)?;
+        let lease = Lease::acquire_seen(node, seen, cap, timed)?;
         if node.is_retired() {
             lease.cancel();
             return None;

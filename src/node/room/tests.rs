@@ -48,7 +48,7 @@ fn serve(node: &Arc<Node>) {
 
 fn is_marked(node: &Node) -> bool {
     let left = {
-        assert!(node.stats.enter(None));
+        assert!(node.stats.enter(node.occupancy(), None));
         node.stats.leave()
     };
     left.is_awaited()
