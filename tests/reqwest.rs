@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "reqwest")]
 
+#[path = "support/causes.rs"]
+mod causes;
+
 use std::{
     error::Error as StdError,
     net::SocketAddr,
@@ -32,6 +35,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tower::ServiceExt;
 use tower_http::{decompression::DecompressionLayer, follow_redirect::FollowRedirectLayer};
+
+use self::causes::caused;
 
 async fn guard<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("hangs")
@@ -156,9 +161,7 @@ async fn breaks() -> Body {
 }
 
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a Error {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
-        .find_map(|error| error.downcast_ref())
-        .unwrap_or_else(|| panic!("no balancer's error in {error:?}"))
+    caused(error).unwrap_or_else(|| panic!("no balancer's error in {error:?}"))
 }
 
 /// R20: the URL's name reaches the server, while address and port come from discovery.

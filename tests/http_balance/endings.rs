@@ -1,7 +1,7 @@
 //! How things end: bodies that the caller breaks off, tunnels, and the connections of an endpoint that is
 //! removed.
 
-use std::{error::Error as StdError, io};
+use std::io;
 
 use evenkeel::discovery::Registration;
 use http_body_util::StreamBody;
@@ -11,14 +11,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::*;
-
-/// The text of an error and of all its causes.
-fn whole(error: &(dyn StdError + 'static)) -> String {
-    let causes =
-        std::iter::successors(Some(error), |error: &&(dyn StdError + 'static)| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
+use super::{causes::whole, *};
 
 /// T1, R25: a body of the caller's own that fails after the response's head came is no failure of the
 /// endpoint's, and the caller reads why.

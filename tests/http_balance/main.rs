@@ -2,6 +2,8 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../support/causes.rs"]
+mod causes;
 mod endings;
 mod failover;
 mod faults;

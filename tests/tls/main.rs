@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod authority;
+#[path = "../support/causes.rs"]
+mod causes;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod server;
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evenkeel::{
@@ -29,6 +31,7 @@ use tower::{Service, ServiceExt};
 
 use self::{
     authority::{Authority, any_port, guard, ring},
+    causes::{caused, whole},
     server::{Server, Told},
 };
 
@@ -50,19 +53,6 @@ async fn get(balance: &Balance<HttpService>, uri: &str) -> Result<Told, Error> {
     let response = balance.clone().oneshot(request).await?;
     let body = response.into_body().collect().await?.to_bytes();
     Ok(serde_json::from_slice(&body).unwrap())
-}
-
-fn caused<E: StdError + 'static>(error: &Error) -> Option<&E> {
-    let error: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(error), |error: &&(dyn StdError + 'static)| (*error).source())
-        .find_map(|error| error.downcast_ref())
-}
-
-/// The text of an error and of all its causes.
-fn whole(error: &(dyn StdError + 'static)) -> String {
-    let causes =
-        std::iter::successors(Some(error), |error: &&(dyn StdError + 'static)| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// R20: Host or `:authority`, SNI and the certificate are of the logical name, over either protocol.
@@ -223,7 +213,12 @@ async fn r20_a_scheme_that_the_transport_does_not_speak_is_a_typed_error() {
         let open = balanced([Endpoint::new(server.address)], Http::default());
         for (balance, uri, message) in [
             (secret, "http://users.shop/", "this transport speaks `https`, and not `http`"),
-            (open, "https://users.shop/", "this transport speaks `http`, and not `https`"),
+            (
+                open,
+                "https://users.shop/",
+                "this transport speaks `http`, and not `https`; `Builder::https` does, and with \
+                 reqwest `ReqwestClient::over` such a balancer",
+            ),
         ] {
             let error = get(&balance, uri).await.unwrap_err();
             assert!(error.is_unprocessed(), "{error}");
