@@ -62,6 +62,7 @@ pub struct AnyResponse;
 /// | `grpc-status` 2, 4, 8, 13, 14, 15 (UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS) | failure: spared for its `grpc-retry-pushback-ms` |
 /// | any other `grpc-status` | success |
 /// | a gRPC stream that ends without a status | failure |
+/// | a gRPC-Web response, whose status is in its body, which is not read | success, unless its head has a `grpc-status` |
 /// | an error, or a body that breaks off | failure |
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpClassify;
@@ -76,11 +77,10 @@ impl<B> Classify<Response<B>> for HttpClassify {
     #[inline]
     fn head(&self, response: &Response<B>) -> Head {
         let (status, headers) = (response.status(), response.headers());
-        if status == StatusCode::OK && grpc::is_grpc(headers) {
-            return match grpc::verdict(headers) {
-                Some(verdict) => Head::Decided(verdict),
-                None => Head::AtEnd,
-            };
+        if status == StatusCode::OK {
+            if let Some(head) = grpc::head(headers) {
+                return head;
+            }
         }
         let outcome = match status {
             StatusCode::TOO_MANY_REQUESTS => Outcome::Overloaded,
@@ -162,5 +162,21 @@ mod tests {
         let without = Classify::<Response<()>>::end(&HttpClassify, None);
         assert_eq!(without.outcome, Outcome::Failure);
         assert_eq!(head(503, &[grpc]), decided(Outcome::Failure, None), "a proxy's answer");
+        for kind in ["application/grpc", "application/grpc; charset=utf-8"] {
+            assert_eq!(head(200, &[("content-type", kind)]), Head::AtEnd, "{kind}");
+        }
+    }
+
+    /// R3: gRPC-Web has its status in the body, or in the head where there is nothing else.
+    #[test]
+    fn r3_grpc_web_is_decided_by_its_head() {
+        for kind in
+            ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text"]
+        {
+            let web = ("content-type", kind);
+            assert_eq!(head(200, &[web]), decided(Outcome::Success, None), "{kind}");
+            let unavailable = head(200, &[web, ("grpc-status", "14")]);
+            assert_eq!(unavailable, decided(Outcome::Failure, None), "{kind}");
+        }
     }
 }

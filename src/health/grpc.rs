@@ -1,15 +1,33 @@
-//! The parts of gRPC over HTTP/2 that tell how a call ended.
+//! The parts of gRPC over HTTP/2, and of gRPC-Web, that tell how a call ended.
 
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 
-use crate::node::{Outcome, Verdict};
+use crate::node::{Head, Outcome, Verdict};
 
+/// Whether these are headers of gRPC itself, whose status is in the trailers; gRPC-Web has it in the body.
+#[cfg(feature = "http")]
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    flavour(headers).is_some_and(is_itself)
+}
+
+/// What the head of a response with status 200 says, if it is one of gRPC's or of gRPC-Web's.
+pub(super) fn head(headers: &HeaderMap) -> Option<Head> {
+    let flavour = flavour(headers)?;
+    match verdict(headers) {
+        Some(verdict) => Some(Head::Decided(verdict)),
+        None => is_itself(flavour).then_some(Head::AtEnd),
+    }
+}
+
+/// What the content type says after the name that all of gRPC's begin with.
+fn flavour(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(header::CONTENT_TYPE)?.as_bytes().strip_prefix(b"application/grpc")
+}
+
+fn is_itself(flavour: &[u8]) -> bool {
+    matches!(flavour.first(), None | Some(b'+' | b';'))
 }
 
 /// What `grpc-status`, in the head or in the trailers, says; `None` without one.

@@ -5,6 +5,8 @@ use std::{convert::Infallible, time::Duration};
 use evenkeel::{
     Balance, Error,
     client::{Http, ProtocolError, Tls, TonicChannel},
+    node::LinkState,
+    policy::RoundRobin,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
@@ -17,7 +19,7 @@ use tower::Service;
 use super::{
     BOTH,
     authority::{Authority, any_port, guard, ring},
-    caused,
+    causes::caused,
     server::Server,
 };
 
@@ -104,6 +106,37 @@ async fn r24_no_call_of_grpc_goes_over_http1() {
         }
         assert_eq!(channel.status().endpoints[0].in_flight, 0);
         assert_eq!((secret.requests(), secret.accepted()), (0, 1), "the connection is kept");
+    })
+    .await;
+}
+
+/// R24, rule 3: an endpoint that speaks HTTP/1.1 alone fails no call that another can take.
+#[tokio::test]
+async fn r24_a_call_of_grpc_goes_to_the_endpoint_that_speaks_http2() {
+    guard(async {
+        let authority = Authority::new();
+        let old = Server::start(authority.server(&["cart.shop"], &["http/1.1"])).await;
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        let target = format!("static://{},{}", old.address, listener.local_addr().unwrap());
+        let _serving =
+            JoinSet::from_iter([serve(listener, authority.server(&["cart.shop"], BOTH))]);
+        let tls = Tls::roots(authority.roots()).provider(ring()).server_name("cart.shop");
+        let made = Balance::to(&target)
+            .unwrap()
+            .policy(RoundRobin::new())
+            .make(Http::default().tls(tls).unwrap())
+            .unwrap();
+        let channel = TonicChannel::over(made);
+        let up = |status: evenkeel::pool::Status| {
+            status.endpoints.iter().all(|one| one.link == LinkState::Up)
+        };
+        while !up(channel.status()) {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20 {
+            assert_eq!(check(channel.clone()).await.unwrap(), 1);
+        }
+        assert_eq!((old.requests(), old.accepted()), (0, 1));
     })
     .await;
 }

@@ -7,10 +7,10 @@ use tokio::runtime::Handle;
 
 use super::{
     body::HttpBody,
-    error::{ConnectError, ProtocolError},
+    error::ConnectError,
     h1::{Broke, Lane},
     h2,
-    head::{Name, check_http1, check_http2, check_scheme, needs_http2},
+    head::{Name, check_http1, check_http2, check_scheme},
     pool::{Checkout, Grant, Granted, Pool},
     request_body::{Lent, RequestBody},
     waiter::Waiter,
@@ -107,10 +107,6 @@ pub(super) async fn send(pool: Arc<Pool>, mut job: Box<Job>) -> Result<Response<
         fits.map_err(|error| Failed::Unprocessed(error.into()))?;
         tries += 1;
         let next = match grant {
-            Grant::Http1(lane) if needs_http2(&job.head) => {
-                pool.park(lane);
-                return Err(job.unprocessed(ProtocolError::GrpcOverHttp1.into()));
-            }
             Grant::Http1(lane) => match http1(lane, &name, &mut job, &pool, tries).await {
                 Ok(response) => return Ok(response),
                 Err(next) => next,

@@ -8,14 +8,17 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE},
+    header::{CONNECTION, HOST, UPGRADE},
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::ext::Protocol;
 
 use super::error::{ProtocolError, SchemeError};
-use crate::endpoint::{Address, Endpoint};
+use crate::{
+    endpoint::{Address, Endpoint},
+    health::is_grpc,
+};
 
 /// The name of an endpoint, for requests that bring none.
 #[derive(Debug)]
@@ -36,12 +39,8 @@ pub(super) fn check_scheme(uri: &Uri, carries: &Scheme) -> Result<(), SchemeErro
 
 /// Whether it is a call of gRPC, which only HTTP/2 carries; none of gRPC-Web's, nor one that was made for
 /// HTTP/1.1.
-pub(super) fn needs_http2(head: &Parts) -> bool {
-    let is_grpc = |kind: &HeaderValue| {
-        let rest = kind.as_bytes().strip_prefix(b"application/grpc");
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    };
-    head.version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+fn needs_http2(head: &Parts) -> bool {
+    head.version == Version::HTTP_2 && is_grpc(&head.headers)
 }
 
 /// Refuses an upgrade that HTTP/2 does not have, and an extended CONNECT that the peer does not allow. An
@@ -62,8 +61,11 @@ pub(super) fn check_http2(
     Err(ProtocolError::UpgradeOverHttp2)
 }
 
-/// Refuses what HTTP/1.1 would take for another thing: an extended CONNECT, for a tunnel.
+/// Refuses a call of gRPC, and what HTTP/1.1 would take for another thing: an extended CONNECT, for a tunnel.
 pub(super) fn check_http1(head: &Parts) -> Result<(), ProtocolError> {
+    if needs_http2(head) {
+        return Err(ProtocolError::GrpcOverHttp1);
+    }
     match head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_some() {
         true => Err(ProtocolError::ExtendedConnectOverHttp1),
         false => Ok(()),
@@ -173,7 +175,7 @@ fn with_port(host: &str, port: u16, default_port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, header::CONTENT_TYPE};
 
     use super::*;
 

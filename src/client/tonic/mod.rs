@@ -174,8 +174,9 @@ where
 impl<K, C> TonicChannel<Sent<Balance<HttpService, K, C>>> {
     /// A channel over a balancer with a transport of one's own configuration, which has to speak
     /// HTTP/2. One that may choose, as that of `Builder::https`, falls back to HTTP/1.1 where a server
-    /// does not agree to more, and there every call fails with a
-    /// [`ProtocolError`](super::ProtocolError).
+    /// does not agree to more. That server takes no call: each goes on to another, and fails with a
+    /// [`ProtocolError`](super::ProtocolError) where there is none. `Http::http2_only` finds such servers
+    /// at the dial.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
