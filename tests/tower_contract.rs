@@ -464,3 +464,23 @@ async fn r1_a_refused_connection_anywhere_in_the_chain_rests_the_endpoint() {
     }
     assert!(matches!(of(&balance.status(), 1).link, LinkState::Failed { .. }));
 }
+
+/// T14: the error of a balancer within says itself whether it is known what became of the request, and
+/// not the refusal that may be its cause: that of a later hop, say.
+#[tokio::test(start_paused = true)]
+async fn t14_an_ambiguous_error_of_a_balancer_within_stays_ambiguous() {
+    let refused = || Own(io::Error::from(io::ErrorKind::ConnectionRefused));
+    let later = move |_: &Endpoint| {
+        service_fn(move |_: Precious| {
+            future::ready(Err::<(), _>(Unsent::<Precious>::ambiguous(refused())))
+        })
+    };
+    let within = over(just(set(1..=1))).make(later).unwrap();
+    within.ready().await.unwrap();
+    let balance = over(just(set(1..=1))).make(move |_: &Endpoint| within.clone()).unwrap();
+    balance.ready().await.unwrap();
+    let error = balance.clone().oneshot(Precious(0)).await.unwrap_err();
+    assert!(error.source().unwrap().downcast_ref::<Error>().unwrap().is_ambiguous());
+    assert!(error.is_ambiguous(), "{error}");
+    assert!(!matches!(of(&balance.status(), 1).link, LinkState::Failed { .. }));
+}

@@ -254,6 +254,10 @@ pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
             // Perhaps for a refusal of its own.
             return false;
         }
+        if error.downcast_ref::<Error>().is_some_and(Error::is_ambiguous) {
+            // A balancer within knows better: the refusal may be that of a later hop.
+            return false;
+        }
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
             return true;

@@ -198,6 +198,11 @@ where
     /// with `http` responses; for any other answer call
     /// [`complete_at_response`](Self::complete_at_response) first.
     ///
+    /// An error of such a service that has a refused connection among its causes counts as unprocessed: the
+    /// request got nowhere. A service with further hops, such as a client that follows redirects or goes
+    /// through a proxy, can be refused by a later one; it has to say so by
+    /// [`Unsent::ambiguous`](crate::Unsent::ambiguous).
+    ///
     /// # Errors
     /// No tokio runtime here, or one without timers (see tokio's `enable_all`: the crate's own
     /// transport needs its IO, too), a setting out of range, or a key that can never match.
@@ -217,6 +222,10 @@ where
     /// The layer makes a balancer of its own for every client it is put over. It serves plain HTTP:
     /// a request for `https` is refused, since the client would check the certificate against an
     /// address.
+    ///
+    /// The client should go nowhere else: what follows redirects belongs over the balancer. Where a later
+    /// hop refuses the connection, the error would say that the request is
+    /// [unprocessed](crate::Error::is_unprocessed), though the first may have processed it.
     ///
     /// # Errors
     /// Those of [`make`](Self::make).
