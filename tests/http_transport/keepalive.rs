@@ -61,7 +61,7 @@ async fn r2_a_request_that_a_frozen_peer_never_answers_is_ambiguous() {
 async fn r2_the_silence_grows_between_pings_and_data_begins_anew() {
     let (_service, _link, _dials, mut peer, call) = outstanding(http2()).await;
     let start = Clock::default().now();
-    for expected in [10.0, 30.0, 70.0, 370.0, 670.0] {
+    for expected in [10.0, 30.0, 330.0, 630.0] {
         let ping = peer.next(PING).await;
         assert_eq!(seconds(start), expected);
         peer.answer(&ping).await;
@@ -70,7 +70,7 @@ async fn r2_the_silence_grows_between_pings_and_data_begins_anew() {
     sleep(200).await;
     peer.send(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).await;
     let ping = peer.next(PING).await;
-    assert_eq!(seconds(start), 1_170.0);
+    assert_eq!(seconds(start), 1_130.0);
     peer.answer(&ping).await;
     // The head and each part of the body are data.
     peer.send_head(1).await;
@@ -112,6 +112,56 @@ async fn r2_an_idle_connection_is_left_alone_and_checked_beside_its_first_reques
     assert_eq!(seconds(start), 5.0);
     until(|| matches!(link.state(), LinkState::Failed { .. })).await;
     assert!(dials.0.try_recv().is_err());
+}
+
+/// R2: a stream on which nothing is said, such as a watch, leaves a PING for the first request that begins
+/// beside it, and no more than servers forgive.
+#[tokio::test(start_paused = true)]
+async fn r2_a_request_beside_a_silent_stream_is_checked() {
+    // When it begins, and when the peer is asked.
+    for (begun, asked) in [(100, 100.0), (400, 400.0), (35, 45.0), (20, 30.0)] {
+        let (service, link, _dials, mut peer, silent) = outstanding(http2()).await;
+        let start = Clock::default().now();
+        let second = async {
+            sleep(begun).await;
+            call(&service, get("/")).await.unwrap().unwrap_err()
+        };
+        let peer = async {
+            loop {
+                let ping = peer.next(PING).await;
+                if seconds(start) >= begun as f64 {
+                    break seconds(start);
+                }
+                peer.answer(&ping).await;
+            }
+        };
+        let (unsent, at) = tokio::join!(second, peer);
+        assert_eq!(at, asked, "begun at {begun}");
+        assert_eq!(seconds(start), asked + 5.0);
+        assert!(!unsent.is_unprocessed(), "{unsent:?}");
+        silent.await.unwrap().unwrap_err();
+        until(|| matches!(link.state(), LinkState::Failed { .. })).await;
+    }
+    // Answered, it was the last before five minutes have passed.
+    let (service, _link, _dials, mut peer, _silent) = outstanding(http2()).await;
+    let start = Clock::default().now();
+    let later = async {
+        for _ in 0..5 {
+            sleep(100).await;
+            drop(call(&service, get("/")));
+        }
+    };
+    let pings = async {
+        let mut at = Vec::new();
+        while at.len() < 5 {
+            let ping = peer.next(PING).await;
+            at.push(seconds(start));
+            peer.answer(&ping).await;
+        }
+        at
+    };
+    let ((), at) = tokio::join!(later, pings);
+    assert_eq!(at, [10.0, 30.0, 100.0, 400.0, 700.0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -168,10 +168,10 @@ impl Http {
     /// How long an HTTP/2 peer may be silent, with a request outstanding, before it is asked by a
     /// PING; 10 s by default, `None` asks never.
     ///
-    /// If the silence lasts, the next two follow after twice and four times as long, and the others
-    /// every 5 min: more would be punished by servers at their defaults. A peer that says
-    /// `ENHANCE_YOUR_CALM` doubles all of these for its endpoint. A connection that has lain idle for
-    /// over 30 s is asked at once, beside its first request.
+    /// If the silence lasts, the next follows after twice as long, and the others every 5 min; besides,
+    /// one is sent for the first request that begins in the silence, at once where that has lasted for over
+    /// 30 s: more would be punished by servers at their defaults. A peer that says `ENHANCE_YOUR_CALM`
+    /// doubles all of these for its endpoint.
     pub fn keepalive_after(self, silence: Option<Duration>) -> Self {
         let silence = silence.map(|silence| silence.max(Duration::from_millis(1)));
         self.with(|settings| settings.keepalive.first = silence)

@@ -43,9 +43,15 @@ pub(super) struct State {
     pub(super) served: AtomicBool,
     /// When the first of the open streams began, in nanoseconds from the connection's beginning.
     busy_since: AtomicU64,
+    /// When, after the peer's last sign of life, the first stream began of those that began in a silence, and
+    /// when the peer last answered a PING; likewise.
+    begun_in_silence: AtomicU64,
+    answered: AtomicU64,
     began: Instant,
     /// A first stream is open.
     pub(super) busy: Notify,
+    /// The first stream since the peer's last sign of life has begun, in a silence.
+    pub(super) doubted: Notify,
     /// Why the connection ended, where its driver knows better than the stream.
     pub(super) end: OnceLock<Gone>,
     streams: Mutex<HashMap<u32, Weak<Claim>>>,
@@ -91,6 +97,9 @@ pub(in super::super) enum Gone {
 /// Of the 2^30 streams that a client may open on a connection (RFC 9113 section 5.1.1).
 const MOST_OPENED: u32 = 1_000_000_000;
 
+/// A peer that was heard of within this time is not doubted, whoever comes.
+const SILENCE: Duration = Duration::from_secs(1);
+
 // === impl Trunk ===
 
 impl Trunk {
@@ -107,8 +116,11 @@ impl Trunk {
             opened: AtomicU32::new(0),
             served: AtomicBool::new(false),
             busy_since: AtomicU64::new(0),
+            begun_in_silence: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             began,
             busy: Notify::new(),
+            doubted: Notify::new(),
             end: OnceLock::new(),
             streams: Mutex::default(),
         };
@@ -183,12 +195,22 @@ impl State {
         self.opened.fetch_add(1, Ordering::Relaxed);
         // The time first: who sees the count finds it.
         if self.open() == 0 {
-            let passed = now.saturating_duration_since(self.began);
-            let nanos = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
-            self.busy_since.store(nanos, Ordering::Release);
+            self.set(&self.busy_since, now);
+        }
+        let life = self.monitor.last_life();
+        if now.saturating_duration_since(life) > SILENCE {
+            self.begin_in_silence(now, life);
         }
         if self.open.fetch_add(1, Ordering::AcqRel) == 0 {
             self.busy.notify_one();
+        }
+    }
+
+    #[cold]
+    fn begin_in_silence(&self, now: Instant, life: Instant) {
+        if self.begun_in_silence() <= life.max(self.answered()) {
+            self.set(&self.begun_in_silence, now);
+            self.doubted.notify_one();
         }
     }
 
@@ -198,7 +220,31 @@ impl State {
 
     /// When the first of the streams that are open began.
     pub(super) fn busy_since(&self) -> Instant {
-        after(self.began, Duration::from_nanos(self.busy_since.load(Ordering::Acquire)))
+        self.moment(&self.busy_since)
+    }
+
+    /// When the first of the streams began that began in a silence, after the peer's last sign of life: if
+    /// there has been one since, it is no news.
+    pub(super) fn begun_in_silence(&self) -> Instant {
+        self.moment(&self.begun_in_silence)
+    }
+
+    /// When the peer last answered a PING; the connection's beginning if it never has.
+    pub(super) fn answered(&self) -> Instant {
+        self.moment(&self.answered)
+    }
+
+    pub(super) fn set_answered(&self, now: Instant) {
+        self.set(&self.answered, now);
+    }
+
+    fn moment(&self, nanos: &AtomicU64) -> Instant {
+        after(self.began, Duration::from_nanos(nanos.load(Ordering::Acquire)))
+    }
+
+    fn set(&self, moment: &AtomicU64, now: Instant) {
+        let passed = now.saturating_duration_since(self.began);
+        moment.store(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<u32, Weak<Claim>>> {
