@@ -5,7 +5,10 @@
 
 mod addresses;
 mod breaks;
+#[path = "../support/causes.rs"]
+mod causes;
 mod dials;
+mod early;
 mod end;
 mod http1;
 mod http2;

@@ -5,6 +5,7 @@
 //! does not let go of the socket when its driver is dropped. So all of that is seen to here.
 
 use std::{
+    future::Future,
     io, mem,
     pin::Pin,
     sync::{
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     error::BoxError,
-    node::{Clock, after},
+    node::{Clock, Sleep, after},
 };
 
 /// The stream that hyper gets.
@@ -36,10 +37,19 @@ pub(super) struct Wire {
     io: Option<TokioIo<Box<dyn Stream>>>,
     frames: Option<Frames>,
     sent: Option<Sent>,
-    /// Why an HTTP/2 connection can be written to no more. What the peer said before, its last GOAWAY
-    /// above all, may still be there to be read, and says which requests it has not processed.
-    deaf: Option<io::ErrorKind>,
+    deaf: Option<Deaf>,
+    /// Nothing more will be read.
+    read_out: bool,
     monitor: Arc<Monitor>,
+}
+
+/// The peer can be written to no more. What it said before may still be there to be read: over HTTP/2 its
+/// last GOAWAY above all, which tells the requests that it has not processed; over HTTP/1.1 its answer to
+/// an upload of which it did not want the rest.
+struct Deaf {
+    why: io::Error,
+    /// Until when HTTP/1.1, which reads no more once it was told, is not told.
+    untold: Option<Pin<Box<Sleep>>>,
 }
 
 /// What others know of a [`Wire`], and how they cut it.
@@ -72,6 +82,9 @@ struct Wakers {
     read: Option<Waker>,
     write: Option<Waker>,
 }
+
+/// How long an answer that came before the end of its request may lie unread, where that cannot be written.
+const MOST_UNREAD: Duration = Duration::from_secs(5);
 
 const CUT: u8 = 1;
 const BROKEN: u8 = 2;
@@ -144,7 +157,7 @@ impl Monitor {
     }
 
     fn break_off(&self, error: &io::Error) {
-        let _ = self.cause.set(io::Error::new(error.kind(), copy_of(error)));
+        let _ = self.cause.set(again(error));
         self.note(BROKEN);
     }
 
@@ -265,6 +278,7 @@ impl Wire {
             frames,
             sent,
             deaf: None,
+            read_out: false,
             monitor: Arc::clone(&monitor),
         };
         (wire, monitor)
@@ -301,23 +315,70 @@ impl Wire {
         polled
     }
 
-    /// Writing failed: an error for HTTP/1.1, and for what was cut; else reading will tell.
-    fn fall_deaf(&mut self, error: io::Error) -> io::Result<()> {
-        if self.frames.is_none() || self.monitor.has(CUT) {
-            return Err(error);
+    /// Does `operation`, which writes, unless there is no use in it any more; `all` is what it would do.
+    fn write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        all: T,
+        operation: impl FnOnce(
+            Pin<&mut TokioIo<Box<dyn Stream>>>,
+            &mut Context<'_>,
+        ) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.deaf.is_none() {
+            let error = match ready!(self.with(cx, write, operation)) {
+                Err(error) if !self.monitor.has(CUT) => error,
+                done => return Poll::Ready(done),
+            };
+            // HTTP/2 is told that all is well, and hears of the end when it reads.
+            let untold = self.frames.is_none().then(|| {
+                // What there is to read may have been announced before.
+                cx.waker().wake_by_ref();
+                let clock = &self.monitor.clock;
+                Box::pin(clock.sleep_until(after(clock.now(), MOST_UNREAD)))
+            });
+            self.deaf = Some(Deaf { why: error, untold });
         }
-        self.deaf = Some(error.kind());
-        Ok(())
+        match &mut self.deaf {
+            Some(Deaf { why, untold: Some(_) }) if self.read_out => Poll::Ready(Err(again(why))),
+            Some(Deaf { why, untold: Some(untold) }) => {
+                untold.as_mut().poll(cx).map(|()| Err(again(why)))
+            }
+            _ => Poll::Ready(Ok(all)),
+        }
+    }
+
+    /// What reading gave, which is the error of writing once all that there was has been read.
+    fn heard(&mut self, polled: Poll<io::Result<()>>, nothing: bool) -> Poll<io::Result<()>> {
+        let polled = match (polled, &self.deaf) {
+            (Poll::Pending, Some(Deaf { why, .. })) => Poll::Ready(Err(again(why))),
+            // A reset that writing was told of already looks to reading like an end in good order.
+            (Poll::Ready(Ok(())), Some(Deaf { why, untold: Some(_) })) if nothing => {
+                Poll::Ready(Err(again(why)))
+            }
+            (polled, _) => polled,
+        };
+        self.read_out |= nothing && polled.is_ready();
+        polled
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
-        if let Some(sent) = &mut self.sent {
+        // Of one who is deaf, nothing was.
+        if let (Some(sent), None) = (&mut self.sent, &self.deaf) {
             self.monitor.sent.store(sent.pass(bytes), Ordering::Release);
         }
     }
 }
 
 /// The same error once more, as far as there can be two of it.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), copy_of(error)),
+    }
+}
+
+/// Likewise, without what it is wrapped in.
 fn copy_of(error: &io::Error) -> BoxError {
     if let Some(code) = error.raw_os_error() {
         return io::Error::from_raw_os_error(code).into();
@@ -361,12 +422,9 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let (before, room) = (buf.filled().len(), buf.remaining());
         let polled = self.with(cx, read, |io, cx| io.poll_read(cx, buf));
-        let this = &mut *self;
-        // All that there was has been read.
-        if let (Poll::Pending, Some(kind)) = (&polled, this.deaf) {
-            return Poll::Ready(Err(kind.into()));
-        }
         let bytes = &buf.filled()[before..];
+        let polled = self.heard(polled, bytes.is_empty() && room > 0);
+        let this = &mut *self;
         let Poll::Ready(Ok(())) = &polled else { return polled };
         if !bytes.is_empty() {
             match &mut this.frames {
@@ -389,13 +447,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.deaf.is_some() {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let written = match ready!(self.with(cx, write, |io, cx| io.poll_write(cx, buf))) {
-            Ok(written) => written,
-            Err(error) => return Poll::Ready(self.fall_deaf(error).map(|()| buf.len())),
-        };
+        let written = ready!(self.write(cx, buf.len(), |io, cx| io.poll_write(cx, buf)))?;
         self.wrote(&buf[..written.min(buf.len())]);
         Poll::Ready(Ok(written))
     }
@@ -406,14 +458,7 @@ impl AsyncWrite for Wire {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().map(|buf| buf.len()).sum();
-        if self.deaf.is_some() {
-            return Poll::Ready(Ok(all));
-        }
-        let written = match ready!(self.with(cx, write, |io, cx| io.poll_write_vectored(cx, bufs)))
-        {
-            Ok(written) => written,
-            Err(error) => return Poll::Ready(self.fall_deaf(error).map(|()| all)),
-        };
+        let written = ready!(self.write(cx, all, |io, cx| io.poll_write_vectored(cx, bufs)))?;
         let mut left = written;
         for buf in bufs {
             let part = left.min(buf.len());
@@ -428,13 +473,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.deaf.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        match ready!(self.with(cx, write, |io, cx| io.poll_flush(cx))) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(self.fall_deaf(error)),
-        }
+        self.write(cx, (), |io, cx| io.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -25,7 +25,10 @@ use super::{
     pump::Pump,
     trunk::{Gone, Slot},
 };
-use crate::error::{BodyError, BoxError};
+use crate::{
+    error::{BodyError, BoxError},
+    health::is_grpc,
+};
 
 /// Why there is no response, and what that says of the request.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub(in super::super) async fn exchange(
     body: &mut RequestBody,
     runtime: &Handle,
 ) -> Result<Response<HttpBody>, Failed> {
+    let is_grpc = is_grpc(&head.headers);
     let sent = send(&mut slot.trunk.sender, head, body);
     let (mut response, mut pump) = sent.map_err(|error| unsendable(&slot, error))?;
     let stream = response.stream_id().as_u32();
@@ -89,7 +93,7 @@ pub(in super::super) async fn exchange(
             }
             slot.sent();
         });
-        Rest::new(task.abort_handle(), failure)
+        Rest::new(task.abort_handle(), failure, is_grpc)
     });
     let announced = response.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());

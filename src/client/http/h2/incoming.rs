@@ -22,14 +22,17 @@ struct Arriving {
     /// Bytes that its head announced and that have not come.
     announced: Option<u64>,
     slot: Arc<Slot>,
-    /// The rest of the request's body, which goes with the response unless that has ended.
     rest: Option<Rest>,
 }
 
-/// A request's body that goes on after the response's head.
+/// A request's body that goes on after the response's head. It goes with the response where nobody wants
+/// that any more; where it has ended, a peer may still want all of the request (RFC 9113 section 8.1), or
+/// else it resets the stream.
 pub(super) struct Rest {
     task: AbortHandle,
     failure: Arc<Failure>,
+    /// Of gRPC, where nothing counts after the status.
+    ends_with_response: bool,
 }
 
 /// Though its reason is `NO_ERROR`, which alone reads as if all were well.
@@ -44,14 +47,18 @@ impl Incoming {
         slot: Arc<Slot>,
         rest: Option<Rest>,
     ) -> Self {
-        let more = !stream.is_end_stream();
-        Self(more.then_some(Arriving { stream, announced, slot, rest }))
+        let mut arriving = Arriving { stream, announced, slot, rest };
+        if arriving.stream.is_end_stream() {
+            arriving.end(false);
+            return Self(None);
+        }
+        Self(Some(arriving))
     }
 }
 
 impl Rest {
-    pub(super) fn new(task: AbortHandle, failure: Arc<Failure>) -> Self {
-        Self { task, failure }
+    pub(super) fn new(task: AbortHandle, failure: Arc<Failure>, ends_with_response: bool) -> Self {
+        Self { task, failure, ends_with_response }
     }
 }
 
@@ -71,6 +78,13 @@ impl Arriving {
                 let trailers = ready!(self.stream.poll_trailers(cx));
                 Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
             }
+        }
+    }
+
+    /// All of the response is here, or will never be.
+    fn end(&mut self, broken: bool) {
+        if let Some(rest) = self.rest.take().filter(|rest| broken || rest.ends_with_response) {
+            rest.task.abort();
         }
     }
 
@@ -103,6 +117,7 @@ impl Body for Incoming {
         let frame = match ready!(arriving.poll(cx)) {
             Some(Ok(frame)) => {
                 if frame.is_trailers() || arriving.stream.is_end_stream() {
+                    arriving.end(false);
                     self.0 = None;
                 }
                 return Poll::Ready(Some(Ok(frame)));
@@ -110,9 +125,7 @@ impl Body for Incoming {
             Some(Err(error)) => arriving.fail(error).map(Err),
             None => None,
         };
-        if let Some(rest) = arriving.rest.take().filter(|_| frame.is_some()) {
-            rest.task.abort();
-        }
+        arriving.end(frame.is_some());
         // The stream is let go of, for the next request and for the end of its connection.
         self.0 = None;
         Poll::Ready(frame)
