@@ -142,13 +142,8 @@ where
         let note = CALL.try_with(Note::clone).ok();
         let note = note.filter(|note| note.0.timers.are_of(self.inner.fleet()));
         let uri = self.redirects.then(|| request.uri().clone());
-        if let (Some(note), Some(uri)) = (&note, &uri) {
-            if let Some(error) = note.leads_away(uri) {
-                return SentFuture { inner: None, refused: Some(error), note: None, uri: None };
-            }
-        }
-        if let Some(note) = &note {
-            note.reached();
+        if let Some(Err(error)) = note.as_ref().map(|note| note.reach(uri.as_ref())) {
+            return SentFuture { inner: None, refused: Some(error), note: None, uri: None };
         }
         SentFuture { inner: Some(self.inner.call(request)), refused: None, note, uri }
     }
@@ -244,11 +239,16 @@ impl Note {
         }
     }
 
-    fn reached(&self) {
+    /// The balancer gets the request for `uri`, unless a redirect leads there from another origin.
+    fn reach(&self, uri: Option<&Uri>) -> Result<(), Error> {
         let mut so_far = self.lock();
+        if let Some(error) = uri.and_then(|uri| so_far.leads_away(uri)) {
+            return Err(error);
+        }
         if matches!(so_far.progress, Progress::Held | Progress::Given) {
             so_far.progress = Progress::Reached;
         }
+        Ok(())
     }
 
     fn exposed(&self, at: Option<Endpoint>) {
@@ -263,19 +263,22 @@ impl Note {
         so_far.redirected_from = uri.filter(|_| redirects).cloned();
     }
 
+    fn lock(&self) -> MutexGuard<'_, SoFar> {
+        self.0.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl SoFar ===
+
+impl SoFar {
     /// Why the call does not go on at `uri`: a redirect leads there, to another origin.
     fn leads_away(&self, uri: &Uri) -> Option<Error> {
-        let so_far = self.lock();
-        let from = so_far.redirected_from.as_ref().filter(|from| !is_same_origin(from, uri))?;
-        let endpoint = match &so_far.progress {
+        let from = self.redirected_from.as_ref().filter(|from| !is_same_origin(from, uri))?;
+        let endpoint = match &self.progress {
             Progress::Exposed(endpoint) => endpoint.clone(),
             _ => None,
         };
         Some(Error::redirected(endpoint, from, uri.clone()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SoFar> {
-        self.0.so_far.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

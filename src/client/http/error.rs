@@ -35,7 +35,7 @@ pub(super) type SharedCause = Arc<dyn StdError + Send + Sync>;
 ///
 /// No endpoint was dialled for it. A request without a scheme, as in `/path`, is always accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this transport speaks `{spoken}`, and not `{scheme}`")]
+#[error("this transport speaks `{spoken}`, and not `{scheme}`{}", way_out(.scheme))]
 pub struct SchemeError {
     scheme: String,
     spoken: Scheme,
@@ -49,7 +49,8 @@ pub enum ProtocolError {
     /// not agree to it.
     #[error("the server does not agree to HTTP/2 in the TLS handshake (ALPN)")]
     NotAgreed,
-    /// A gRPC call met a connection of HTTP/1.1, which cannot carry it. It was not sent.
+    /// A gRPC call met a connection of HTTP/1.1, which cannot carry it. It was not sent; another endpoint may
+    /// have it.
     #[error("gRPC needs HTTP/2, and this connection speaks HTTP/1.1")]
     GrpcOverHttp1,
     /// An `Upgrade` (to a WebSocket, say) met a connection of HTTP/2, which has none (RFC 9113 section 8.6).
@@ -155,5 +156,15 @@ impl SchemeError {
     /// The scheme that was asked for.
     pub fn scheme(&self) -> &str {
         &self.scheme
+    }
+}
+
+/// Whom to ask for it instead.
+fn way_out(scheme: &str) -> &'static str {
+    match scheme {
+        "https" => {
+            "; `Builder::https` does, and with reqwest `ReqwestClient::over` such a balancer"
+        }
+        _ => "",
     }
 }

@@ -17,7 +17,8 @@ mod response;
 use std::{
     fmt,
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -89,7 +90,9 @@ use crate::{
 /// | timeout of a request | kept: from the start to the end of the response's body, waits included |
 /// | timeout of the client | [`timeout`](Self::timeout) |
 /// | default headers (`Host`, too), `user_agent` | [`default_headers`](Self::default_headers); `Accept: */*` is sent as by reqwest |
-/// | `connect_timeout`, `pool_*`, `http2_*`, `tcp_*`, `local_address` | the transport's: [`Http`], with [`over`](Self::over) |
+/// | `connect_timeout`, `pool_*`, `http2_keep_alive_*` | the transport's: [`Http`], with [`over`](Self::over) |
+/// | `tcp_*`, `local_address`, `interface` | done by a [connector](Http::connector) of one's own; TCP is without delay |
+/// | other `http2_*`, `http1_*` | none: the transport's windows and limits are fixed |
 /// | TLS | the transport's: feature `tls`, with [`over`](Self::over) |
 /// | redirects | none by default; `tower_http::follow_redirect` by [`layer`](Self::layer), within the origin (scheme, host, port) of the URL: one that leads out of it is an error that [says where to](Error::redirect), and no endpoint is asked in another's name; with the policy `SameOrigin` it is the answer |
 /// | gzip, brotli, zstd, deflate | none by default; `tower_http::decompression` by [`layer`](Self::layer) |
@@ -123,7 +126,7 @@ use crate::{
 pub struct ReqwestClient<S = Sent<Balance<HttpService>>> {
     client: Client,
     inner: S,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     timeout: Option<Duration>,
     timers: Timers,
 }
@@ -181,7 +184,8 @@ impl<K, C> ReqwestClient<Sent<Balance<HttpService, K, C>>> {
     pub fn over(client: Client, balance: Balance<HttpService, K, C>) -> Self {
         let timers = Timers::of(balance.fleet());
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("*/*"))]);
-        Self { client, inner: Sent::redirected(balance), headers, timeout: None, timers }
+        let inner = Sent::redirected(balance);
+        Self { client, inner, headers: Arc::new(headers), timeout: None, timers }
     }
 }
 
@@ -211,10 +215,11 @@ where
 impl<S> ReqwestClient<S> {
     /// Headers for requests that lack them. A `Host` among them stands in for that of the URL.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
+        let all = Arc::make_mut(&mut self.headers);
         for name in headers.keys() {
-            self.headers.remove(name);
+            all.remove(name);
         }
-        self.headers.extend(headers);
+        all.extend(headers);
         self
     }
 
@@ -294,21 +299,24 @@ where
             let request = prepared.map_err(SendError::Request)?;
             let uri = request.uri().clone();
             let given = note.clone();
-            let mut sending = Box::pin(note.throughout(async move {
+            let mut sending = pin!(Some(note.throughout(async move {
                 poll_fn(|cx| service.poll_ready(cx)).await?;
                 given.given();
                 service.call(request).await
-            }));
-            let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
-                Poll::Ready(sent) => Poll::Ready(Ok(sent)),
-                Poll::Pending => deadline.poll_passed(cx).map(Err),
+            })));
+            let sent = poll_fn(|cx| {
+                let sending = sending.as_mut().as_pin_mut();
+                match sending.expect("it is there until it is over").poll(cx) {
+                    Poll::Ready(sent) => Poll::Ready(Ok(sent)),
+                    Poll::Pending => deadline.poll_passed(cx).map(Err),
+                }
             });
             match sent.await {
                 Ok(Ok(answer)) => Ok(response::of(TimedBody::of(answer, deadline), &uri, url)),
                 Ok(Err(error)) => Err(SendError::of(error.into())),
                 Err(after) => {
                     // Dropped, it tells where it was.
-                    drop(sending);
+                    sending.set(None);
                     Err(SendError::Balance(note.too_late(after)))
                 }
             }
