@@ -149,15 +149,18 @@ async fn r14_a_request_that_cannot_be_written_goes_elsewhere() {
     }
 }
 
-/// An answer that nobody reads does not keep the connection for ever.
+/// An answer that nobody reads keeps neither the connection for ever nor whoever feeds the upload, and may
+/// read the answer only then.
 #[tokio::test(start_paused = true)]
 async fn a_connection_with_an_answer_that_nobody_reads_ends() {
     let said = b"HTTP/1.1 413 Too Large\r\ntransfer-encoding: chunked\r\n\r\n\
         1\r\na\r\n1\r\nb\r\n1\r\nc\r\n1\r\nd\r\n0\r\n\r\n";
     let (mut service, link) = over(100_000, said);
-    let response = hour(service.call(endless().0)).await.map_err(|_| "no answer").unwrap();
+    let (request, dropped) = endless();
+    let response = hour(service.call(request)).await.map_err(|_| "no answer").unwrap();
     let start = Clock::default().now();
     hour(until(|| link.state() != LinkState::Up)).await;
+    hour(dropped).await.unwrap_err();
     assert_eq!(Clock::default().now().saturating_duration_since(start).as_secs(), 5);
     assert!(response.into_body().collect().await.is_err());
 }

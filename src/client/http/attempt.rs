@@ -157,7 +157,7 @@ async fn http1(
     let mut head = job.head.clone();
     name.dress_http1(&mut head);
     let lent = Lent::new(mem::replace(&mut job.body, RequestBody::gone()));
-    let mut error = match lane.send(Request::from_parts(head, lent.clone()), pool).await {
+    let mut error = match lane.send(Request::from_parts(head, lent.borrowed()), pool).await {
         Ok(response) => {
             lent.forget();
             return Ok(response.map(|body| HttpBody::http1(body, lent)));

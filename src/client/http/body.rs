@@ -23,7 +23,7 @@ pub struct HttpBody(Kind);
 enum Kind {
     #[default]
     Empty,
-    /// With the request's body, which may have failed without a word of the connection's.
+    /// With what is left of the request's body, which may have failed without a word of the connection's.
     Http1(hyper::body::Incoming, Lent),
     Http2(Incoming),
 }

@@ -33,7 +33,7 @@ use super::{
     head::Name,
     io::{Monitor, Wire},
     pool::Pool,
-    request_body::Lent,
+    request_body::Borrowed,
 };
 use crate::{
     error::BoxError,
@@ -50,7 +50,7 @@ pub(super) struct Lane {
     pub(super) until: Option<Instant>,
     /// When it was last laid down.
     pub(super) parked_at: Option<Instant>,
-    sender: http1::SendRequest<Lent>,
+    sender: http1::SendRequest<Borrowed>,
     exchange: Arc<Exchange>,
     home: mpsc::Sender<Lane>,
 }
@@ -161,9 +161,9 @@ impl Lane {
 
     pub(super) async fn send(
         mut self,
-        request: Request<Lent>,
+        request: Request<Borrowed>,
         pool: &Pool,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Lent>>> {
+    ) -> Result<Response<Incoming>, TrySendError<Request<Borrowed>>> {
         self.used = true;
         self.parked_at = None;
         let exchange = Arc::clone(&self.exchange);

@@ -58,12 +58,22 @@ pub(super) trait AnyBody: Send {
 }
 
 /// A body that is lent to hyper, and comes back however the connection ends.
-#[derive(Clone)]
 pub(super) struct Lent(Arc<Loan>);
 
+/// What hyper has of it.
+pub(super) struct Borrowed(Arc<Loan>);
+
 struct Loan {
-    body: Mutex<RequestBody>,
+    lending: Mutex<Lending>,
     failure: Failure,
+}
+
+struct Lending {
+    body: RequestBody,
+    /// Nobody will ask for it back.
+    forgotten: bool,
+    /// hyper is done with it.
+    done: bool,
 }
 
 /// Why a body failed of itself: kept from the protocol's library, which would tell the cause to nobody once
@@ -285,7 +295,13 @@ where
 
 impl Lent {
     pub(super) fn new(body: RequestBody) -> Self {
-        Self(Arc::new(Loan { body: Mutex::new(body), failure: Failure::default() }))
+        let lending = Mutex::new(Lending { body, forgotten: false, done: false });
+        Self(Arc::new(Loan { lending, failure: Failure::default() }))
+    }
+
+    /// For hyper, which gets it once.
+    pub(super) fn borrowed(&self) -> Borrowed {
+        Borrowed(Arc::clone(&self.0))
     }
 
     /// Why the body failed of itself, if it did.
@@ -293,21 +309,47 @@ impl Lent {
         self.0.failure.take()
     }
 
-    fn body(&self) -> MutexGuard<'_, RequestBody> {
-        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the body back; whoever holds it still finds nothing.
     pub(super) fn reclaim(&self) -> RequestBody {
-        mem::replace(&mut self.body(), RequestBody::gone())
+        mem::replace(&mut self.0.lending().body, RequestBody::gone())
     }
 
     pub(super) fn forget(&self) {
-        self.body().forget();
+        self.0.mark(|lending| {
+            lending.body.forget();
+            lending.forgotten = true;
+        });
     }
 }
 
-impl Body for Lent {
+// === impl Loan ===
+
+impl Loan {
+    fn lending(&self) -> MutexGuard<'_, Lending> {
+        self.lending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the body once nobody wants it: who feeds it shall not wait for the reader of the response.
+    fn mark(&self, mark: impl FnOnce(&mut Lending)) {
+        let mut lending = self.lending();
+        mark(&mut lending);
+        let over = lending.forgotten && lending.done;
+        let body = over.then(|| mem::replace(&mut lending.body, RequestBody::gone()));
+        drop(lending);
+        // The caller's own, and so not under the lock.
+        drop(body);
+    }
+}
+
+// === impl Borrowed ===
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.mark(|lending| lending.done = true);
+    }
+}
+
+impl Body for Borrowed {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -315,7 +357,7 @@ impl Body for Lent {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut *self.body()).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut self.0.lending().body).poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
                 self.0.failure.set(error);
@@ -325,11 +367,11 @@ impl Body for Lent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body().is_end_stream()
+        self.0.lending().body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body().size_hint()
+        self.0.lending().body.size_hint()
     }
 }
 
@@ -465,7 +507,7 @@ mod tests {
     #[tokio::test]
     async fn a_lent_body_comes_back_from_under_its_holder() {
         let lent = Lent::new(RequestBody::new(strict([data(1), data(2)])));
-        let mut held = lent.clone();
+        let mut held = lent.borrowed();
         held.frame().await.unwrap().unwrap();
         let mut body = lent.reclaim();
         assert!(held.frame().await.is_none() && held.is_end_stream());
