@@ -130,7 +130,8 @@ async fn r1_nothing_fails_beside_an_endpoint_that_refuses() {
 async fn a_deadline_is_passed_on_and_kept() {
     guard(async {
         let shop = Shop::start().await;
-        let mut cart = CartClient::new(channel(&[&shop]));
+        let cart_channel = channel(&[&shop]);
+        let mut cart = CartClient::new(cart_channel.clone());
         // On a connection that is there, the server surely has the request that is given up.
         cart.add(item("apple", 1)).await.unwrap();
         let mut request = Request::new(item("hang", 1));
@@ -139,6 +140,18 @@ async fn a_deadline_is_passed_on_and_kept() {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         assert_eq!(shop.last().0.get("grpc-timeout").unwrap(), "150000u");
         assert_eq!(cause(&status).endpoint().unwrap().to_string(), shop.address.to_string());
+
+        // That of the channel is for calls that bring none.
+        for own in [None, Some(Duration::from_millis(150))] {
+            let of_channel = if own.is_none() { 150 } else { 60_000 };
+            let inner = cart_channel.clone().timeout(Duration::from_millis(of_channel));
+            let mut request = Request::new(item("hang", 1));
+            own.into_iter().for_each(|own| request.set_timeout(own));
+            let status = CartClient::new(inner).add(request).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+            assert_eq!(shop.last().0.get("grpc-timeout").unwrap(), "150000u");
+            assert_eq!(cause(&status).endpoint().unwrap().to_string(), shop.address.to_string());
+        }
 
         // It covers the stream as well, not only its head. On a busy machine even the items may come
         // too late, and then a longer one is what to try.

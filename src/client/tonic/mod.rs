@@ -16,6 +16,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -47,7 +48,7 @@ use crate::{
 /// | | |
 /// |---|---|
 /// | scheme and authority | filled in from the endpoint where the request has none; no `with_origin` needed |
-/// | deadline (`grpc-timeout`, as set by [`tonic::Request::set_timeout`]) | passed on to the server, and kept here: it covers the waits, the response and its whole stream, and ends in DEADLINE_EXCEEDED (a `Channel` stops at the response head, with CANCELLED) |
+/// | deadline (`grpc-timeout`, as set by [`tonic::Request::set_timeout`], else [`timeout`](Self::timeout)) | passed on to the server, and kept here: it covers the waits, the response and its whole stream, and ends in DEADLINE_EXCEEDED (a `Channel` stops at the response head, with CANCELLED) |
 /// | `user-agent` | `evenkeel/` and the crate's version, unless the request has one |
 /// | outcome for the balancer | the status in the head or the trailers, see [`HttpClassify`](crate::health::HttpClassify) |
 /// | which endpoint answered | the [`Endpoint`](crate::Endpoint) in the response's extensions |
@@ -90,6 +91,7 @@ use crate::{
 pub struct TonicChannel<S = Sent<Balance<HttpService>>> {
     inner: S,
     timers: Timers,
+    timeout: Option<Duration>,
     /// Why it is not ready, to be said by the next call: of an error of `poll_ready` generated clients
     /// make UNKNOWN.
     unready: Option<tonic::Status>,
@@ -190,7 +192,7 @@ impl<K, C> TonicChannel<Sent<Balance<HttpService, K, C>>> {
     /// ```
     pub fn over(balance: Balance<HttpService, K, C>) -> Self {
         let timers = Timers::of(balance.fleet());
-        Self { inner: Sent::new(balance), timers, unready: None }
+        Self { inner: Sent::new(balance), timers, timeout: None, unready: None }
     }
 }
 
@@ -218,9 +220,28 @@ where
 }
 
 impl<S> TonicChannel<S> {
+    /// How long a call may take that brings no deadline of its own, from its start to the end of its stream;
+    /// for ever by default. The server is told, as it is of a call's own.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
+    /// use std::time::Duration;
+    /// use evenkeel::Balance;
+    ///
+    /// let cart = Balance::to("static://10.0.0.1:80")?.tonic()?.timeout(Duration::from_secs(10));
+    /// # let _ = cart;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// Puts a tower layer between the deadline and the balancer, such as a retry.
     pub fn layer<L: Layer<S>>(self, layer: L) -> TonicChannel<L::Service> {
-        TonicChannel { inner: layer.layer(self.inner), timers: self.timers, unready: None }
+        let (timers, timeout) = (self.timers, self.timeout);
+        TonicChannel { inner: layer.layer(self.inner), timers, timeout, unready: None }
     }
 
     /// What is under the deadline: the balancer, with its layers.
@@ -252,7 +273,11 @@ where
         if unready.is_some() {
             return TonicFuture { inner: None, deadline: Deadline::default(), note: None, unready };
         }
-        let limit = timeout::of(request.headers());
+        let limit = timeout::of(request.headers()).or_else(|| {
+            let timeout = self.timeout?;
+            request.headers_mut().insert(timeout::NAME, timeout::value(timeout));
+            Some(timeout)
+        });
         let deadline = self.timers.within(limit);
         let note = limit.map(|_| Note::new(&self.timers));
         request.headers_mut().entry(header::USER_AGENT).or_insert(USER_AGENT);

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub(super) const NAME: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What eight digits can say.
+const MOST: u128 = 99_999_999;
 
 /// The timeout that the headers ask for. What does not parse is no timeout, as with other clients;
 /// the server gets it as it is.
 pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(NAME)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
     {
@@ -23,6 +28,21 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     })
+}
+
+/// The timeout for a header, in the finest unit that can say it.
+pub(super) fn value(timeout: Duration) -> HeaderValue {
+    let nanos = timeout.as_nanos();
+    let in_unit = |(unit, size): (char, u128)| {
+        let amount = nanos / size;
+        (amount <= MOST).then(|| format!("{amount}{unit}"))
+    };
+    let text = [('n', 1), ('u', 1_000), ('m', 1_000_000), ('S', 1_000_000_000)]
+        .into_iter()
+        .find_map(in_unit)
+        // Over three years.
+        .unwrap_or_else(|| format!("{MOST}S"));
+    HeaderValue::try_from(text).expect("digits and a letter are a header's value")
 }
 
 #[cfg(test)]
@@ -47,5 +67,21 @@ mod tests {
             assert_eq!(read(nonsense), None, "{nonsense:?}");
         }
         assert_eq!(of(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (timeout, text) in [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(150), "150000u"),
+            (Duration::from_secs(10), "10000000u"),
+            (Duration::from_secs(3_600), "3600000m"),
+            (Duration::from_secs(1_000_000), "1000000S"),
+        ] {
+            assert_eq!(value(timeout), text);
+            assert_eq!(of(&HeaderMap::from_iter([(NAME, value(timeout))])), Some(timeout));
+        }
+        assert_eq!(value(Duration::MAX), "99999999S");
     }
 }
