@@ -156,9 +156,10 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, task::Waker};
 
     use super::*;
+    use crate::node::Seeds;
 
     /// Sends nothing, ever.
     struct Silent;
@@ -225,6 +226,22 @@ mod tests {
         let error = error.downcast::<Error>().unwrap();
         assert!(error.is_timeout() && error.is_ambiguous(), "with no endpoint told, too");
         assert!(poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_none());
+    }
+
+    /// Asked from elsewhere, tokio's timer would panic.
+    #[test]
+    fn a_deadline_ends_with_the_runtime_of_its_balancer_and_not_with_its_task() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = Some(runtime.handle().clone());
+        let (fleet, attended) = Fleet::on(handle, Clock::default(), Seeds::Thread);
+        let limit = Duration::from_secs(1_000);
+        let mut deadline = Timers::of(&fleet).within(Some(limit));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(deadline.poll_passed(&mut cx).is_pending());
+        drop(attended);
+        assert!(deadline.poll_passed(&mut cx).is_pending());
+        drop(runtime);
+        assert_eq!(deadline.poll_passed(&mut cx), Poll::Ready(limit));
     }
 
     #[tokio::test(start_paused = true)]
