@@ -8,7 +8,7 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,50 @@ async fn r9_a_wait_of_nothing_fails_at_once_and_recovers() {
     feed.say(set([1]));
     quiet().await;
     assert_eq!(balance.clone().oneshot(Ask::default()).await.unwrap(), name(1));
+}
+
+/// Counts the looks of requests, and has all of them wait.
+#[derive(Clone)]
+struct Looks(Arc<AtomicUsize>);
+
+impl Policy for Looks {
+    fn build(&mut self, _: &Tier<'_>) -> Arc<dyn Picker> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Picker for Looks {
+    fn pick(&self, _: &mut PickContext<'_>) -> Pick {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Pick::Wait
+    }
+}
+
+/// Rule 11: in an outage of everything, calls that wait do not look again for each dial that fails.
+#[tokio::test(start_paused = true)]
+async fn r9_many_calls_that_wait_do_not_look_at_every_failure() {
+    const CALLS: usize = 2_000;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let world = World::new();
+    world.roads(Road::FailsAfter(Duration::ZERO));
+    let balance = Balance::builder(just(set(1..=500)))
+        .policy(Looks(Arc::clone(&looks)))
+        .keep_connected(500)
+        .wait_for_endpoints(60 * SECOND)
+        .complete_at_response()
+        .make(Managed(Arc::clone(&world)))
+        .unwrap();
+    let calls: Vec<_> =
+        (0..CALLS).map(|_| tokio::spawn(balance.clone().oneshot(Ask::default()))).collect();
+    tokio::time::sleep(SECOND).await;
+    let (looked, dialled) = (looks.load(Ordering::Relaxed), world.dials());
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(balance.status().waiting, CALLS);
+    assert!(world.dials() > dialled + 500, "nodes fail all the time");
+    // At 100 ns for each node that each of them looks at: every 0.1 s.
+    let looks = looks.load(Ordering::Relaxed) - looked;
+    assert!(looks <= 41 * CALLS, "{} times each", looks / CALLS);
+    calls.into_iter().for_each(|call| call.abort());
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,8 @@ pub(crate) struct Fleet {
     /// Set by any response head, cleared by a node whose requests begin to be abandoned: tells a
     /// node that hangs alone from a pool that does.
     answered: AtomicBool,
-    /// Woken when a node comes up, goes down, or the snapshot changes.
+    /// Raised when a node comes up or the snapshot changes; noted when one goes down or may be dialled
+    /// again.
     pub(crate) signal: Arc<Signal>,
     /// Calls that wait for a request to leave.
     pub(super) room: Arc<Room>,

@@ -320,8 +320,8 @@ impl Node {
         } else {
             tracing::debug!(endpoint = %self, error = %chain(&cause), retry_in = ?backoff, "connection failed again");
         }
+        self.fleet.signal.note();
         self.attend();
-        self.fleet.signal.raise();
     }
 
     /// The client's readiness failed: as a link that failed, and no dial mends it.
@@ -330,7 +330,7 @@ impl Node {
         self.fail_link(cause);
     }
 
-    /// The backoff is over: the driver may dial, or leave the node for when it is wanted.
+    /// The backoff is over, as the driver says: it may dial, or leave the node for when it is wanted.
     pub(crate) fn end_backoff(&self) {
         // Without a client that reports it counts as up from now on; if that lasts, its next failure
         // is a first one.
@@ -338,7 +338,7 @@ impl Node {
         let managed = self.link.is_managed();
         let next = |word: u64| if managed { word & FAILING | IDLE } else { unreported };
         if self.link.shift(|kind| kind == FAILED, next).is_some() {
-            self.fleet.signal.raise();
+            if managed { self.fleet.signal.note() } else { self.fleet.signal.raise() }
         }
     }
 
@@ -538,8 +538,8 @@ impl Link {
         tracing::debug!(endpoint = %self.0, error = %chain(cause), "connection lost");
         self.0.link.advance(IDLE);
         self.0.forget_failures();
+        self.0.fleet.signal.note();
         self.0.want();
-        self.0.fleet.signal.raise();
     }
 
     /// The dial failed. The pool dials again after a backoff: 0.25 s, times 1.6 for each failure in

@@ -1,4 +1,7 @@
 //! The wake of waiting calls: publish first, then signal; listen first, then look.
+//!
+//! What is of use to few of them is noted, and the driver signals for it in a while: each signal has all
+//! of them look at all nodes.
 
 use std::{
     future::Future,
@@ -7,11 +10,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::sync::notify::{Notify, OwnedNotified};
+use crate::sync::{
+    atomic::{AtomicBool, Ordering},
+    notify::{Notify, OwnedNotified},
+};
 
 /// Wakes everybody who listens.
 #[derive(Debug)]
-pub(crate) struct Signal(Arc<Notify>);
+pub(crate) struct Signal {
+    notify: Arc<Notify>,
+    noted: AtomicBool,
+}
 
 /// One wait for the next [`Signal::raise`] after [`Signal::listen`].
 #[derive(Debug)]
@@ -21,18 +30,31 @@ pub(crate) struct Listener(Pin<Box<OwnedNotified>>);
 
 impl Signal {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Notify::new()))
+        Self { notify: Arc::new(Notify::new()), noted: AtomicBool::new(false) }
     }
 
     /// Wakes all listeners of this moment. Call it after what they look for can be seen.
     pub(crate) fn raise(&self) {
-        self.0.notify_waiters();
+        // A swap, not a store: whoever looks after this sees what was noted before it.
+        self.noted.swap(false, Ordering::AcqRel);
+        self.notify.notify_waiters();
+    }
+
+    /// Notes that there is something to look for, for which the driver raises the signal. Call it after
+    /// that can be seen, and before the driver is asked to attend.
+    pub(crate) fn note(&self) {
+        self.noted.swap(true, Ordering::Release);
+    }
+
+    /// Whether something was noted since the signal was last raised.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Acquire)
     }
 
     /// Listens from here on. Look (again) for what is awaited after this, and only then wait: a
     /// change that the look missed raises the signal that the listener hears.
     pub(crate) fn listen(&self) -> Listener {
-        let mut notified = Box::pin(Arc::clone(&self.0).notified_owned());
+        let mut notified = Box::pin(Arc::clone(&self.notify).notified_owned());
         notified.as_mut().enable();
         Listener(notified)
     }
@@ -51,7 +73,7 @@ impl Future for Listener {
 #[cfg(all(test, evenkeel_loom))]
 mod models {
     use super::*;
-    use crate::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::atomic::AtomicU64;
     use loom::thread;
 
     /// A call that listened before it looked misses no publication: either it saw the snapshot, or
@@ -78,6 +100,26 @@ mod models {
                 .poll(&mut Context::from_waker(std::task::Waker::noop()))
                 .is_ready();
             assert!(heard || seen == 2, "saw {seen} and would wait for ever");
+        });
+    }
+
+    /// Who looks after a signal sees what was noted before; else the note stands, for the next one.
+    #[test]
+    fn a_note_outlives_the_signals_that_do_not_tell_it() {
+        loom::model(|| {
+            let state = Arc::new(AtomicU64::new(0));
+            let signal = Arc::new(Signal::new());
+            let client = {
+                let (state, signal) = (state.clone(), signal.clone());
+                thread::spawn(move || {
+                    state.store(1, Ordering::Relaxed);
+                    signal.note();
+                })
+            };
+            signal.raise();
+            let seen = state.load(Ordering::Relaxed);
+            client.join().unwrap();
+            assert!(seen == 1 || signal.is_noted());
         });
     }
 

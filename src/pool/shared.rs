@@ -138,6 +138,11 @@ impl<S, K> Shared<S, K> {
         self.fleet.signal.listen()
     }
 
+    /// Calls that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     pub(crate) fn wait(self: &Arc<Self>, limit: usize) -> Result<WaitingPlace<S, K>, Error> {
         let place = WaitingPlace(Arc::clone(self));
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
@@ -213,7 +218,7 @@ impl<S: Send + Sync, K: Send + Sync> Control<K> for Held<S, K> {
                 .chain(outside.map(EndpointStatus::outside))
                 .chain(draining.iter().map(of))
                 .collect(),
-            waiting: self.waiting.load(Ordering::Acquire),
+            waiting: self.waiting(),
             closed: self.is_closed(),
         }
     }

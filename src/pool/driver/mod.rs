@@ -5,6 +5,7 @@
 
 mod connect;
 mod hear;
+mod news;
 mod publish;
 
 use std::{
@@ -17,7 +18,10 @@ use std::{
 use futures_core::Stream;
 use tokio::sync::{mpsc, oneshot};
 
-use self::hear::{end, next};
+use self::{
+    hear::{end, next},
+    news::News,
+};
 use super::{
     dials::Dials,
     diff::Roster,
@@ -68,6 +72,7 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     dials: Dials,
     view: DiscoveryView,
     telling: Telling,
+    news: News,
     /// When a set that is known to be gone is no longer kept.
     clear_at: Option<Instant>,
     /// When the policy wants its pickers built anew.
@@ -130,6 +135,7 @@ where
             dials: Dials::default(),
             view: DiscoveryView::default(),
             telling: Telling::to(observer),
+            news: News::default(),
             clear_at: None,
             rebuild_at: None,
             published: 0,
@@ -208,13 +214,17 @@ where
             self.tell();
             self.connect_next();
             self.dials.start(&self.fleet);
+            // At the end, since all of this may make some.
+            let (calls, nodes) = (self.shared.waiting(), self.roster.listed().len());
+            self.news.pass_on(&self.fleet.signal, calls, nodes, self.fleet.now());
         }
     }
 
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.next_due().map(|nanos| self.fleet.instant(nanos));
         let leaving = self.leaving.as_ref().map(Leaving::next_look);
-        [dials, self.clear_at, self.rebuild_at, self.roster.next_overdue(), leaving]
+        let news = self.news.due();
+        [dials, self.clear_at, self.rebuild_at, self.roster.next_overdue(), leaving, news]
             .into_iter()
             .flatten()
             .min()
