@@ -314,7 +314,8 @@ impl Picker for LeastLoadPicker {
             (Comparison::OfTwo, model) => Plain::TwoByLatency(model),
             (Comparison::OfAll, LatencyModel::None) => Plain::AllInFlight,
             (Comparison::OfAll, model) => Plain::AllByLatency(model),
-            (Comparison::Of(_), _) => Plain::Other,
+            (Comparison::Of(choices), LatencyModel::None) => Plain::SomeInFlight(choices),
+            (Comparison::Of(choices), model) => Plain::SomeByLatency(choices, model),
         }
     }
 

@@ -25,6 +25,10 @@ pub enum Plain {
     TwoInFlight,
     /// The one of two with the lower latency times its requests in flight, and this one.
     TwoByLatency(LatencyModel),
+    /// The one of so many with the fewest requests in flight.
+    SomeInFlight(usize),
+    /// The one of so many with the lowest latency times its requests in flight, and this one.
+    SomeByLatency(usize, LatencyModel),
     /// The one of all with the fewest requests in flight.
     AllInFlight,
     /// The one of all with the lowest latency times its requests in flight, and this one.
@@ -74,6 +78,14 @@ impl Plain {
             Self::TwoByLatency(model) => {
                 let scan = Scan::of_few(*model, fleet, moment.nanos(fleet));
                 of_two(nodes, cap, moment, |found| found.node.plain_cost(found.seen, &scan))
+            }
+            Self::SomeInFlight(choices) => {
+                of_some(nodes, *choices, cap, moment, |found| found.seen.count())
+            }
+            Self::SomeByLatency(choices, model) => {
+                let scan = Scan::of_few(*model, fleet, moment.nanos(fleet));
+                let cost = |found: Found<'_>| found.node.plain_cost(found.seen, &scan);
+                of_some(nodes, *choices, cap, moment, cost)
             }
             Self::AllInFlight => of_all(nodes, cap, moment, |node| node.in_flight() as f32),
             Self::AllByLatency(model) => {
@@ -135,6 +147,30 @@ fn of_two<'a, L: PartialOrd>(
         return None;
     }
     Some(if load(other) < load(one) { other } else { one })
+}
+
+/// The least loaded of two distinct nodes and of others at random, which may repeat.
+#[inline(never)]
+fn of_some<'a, L: PartialOrd>(
+    nodes: &'a [Arc<Node>],
+    choices: usize,
+    cap: u32,
+    moment: &mut Moment,
+    load: impl Fn(Found<'_>) -> L,
+) -> Option<Found<'a>> {
+    let mut best = of_two(nodes, cap, moment, &load)?;
+    let mut least = load(best);
+    for _ in 2..choices {
+        let found = Found::at(moment.rng.below(nodes.len()), nodes)?;
+        if !found.is_ordinary(cap) {
+            return None;
+        }
+        let load = load(found);
+        if load < least {
+            (best, least) = (found, load);
+        }
+    }
+    Some(best)
 }
 
 /// The least loaded of all, where loads are seldom equal.
@@ -227,12 +263,17 @@ mod tests {
         node::{Clock, Seeds},
     };
 
-    /// Which of nodes with these loads are picked in so many picks, and how often each.
-    fn picked(loads: &[f32], picks: usize) -> Vec<usize> {
+    fn alike(count: usize) -> (Arc<Fleet>, Vec<Arc<Node>>) {
         let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(5));
         let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
         let node = |id| Node::new(id, &endpoint, Arc::clone(&fleet));
-        let nodes: Vec<_> = (0..loads.len() as u64).map(node).collect();
+        let nodes = (0..count as u64).map(node).collect();
+        (fleet, nodes)
+    }
+
+    /// Which of nodes with these loads are picked in so many picks, and how often each.
+    fn picked(loads: &[f32], picks: usize) -> Vec<usize> {
+        let (fleet, nodes) = alike(loads.len());
         let load = |node: &Node| loads[node.id().number() as usize];
         let mut counts = vec![0; loads.len()];
         for _ in 0..picks {
@@ -257,5 +298,22 @@ mod tests {
         for equal in [1, 2, 4] {
             assert!(counts[equal].abs_diff(3_000) < 270, "{counts:?}");
         }
+    }
+
+    /// Of three the lightest is missed where the first two are the others, and the third is not it: in
+    /// 2 of 9. The count is binomial with mean 7,000 and deviation 40.
+    #[test]
+    fn of_some_the_lightest_is_picked() {
+        let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(5));
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+        let nodes: Vec<_> = (0..3).map(|id| Node::new(id, &endpoint, Arc::clone(&fleet))).collect();
+        let mut counts = [0_usize; 3];
+        for _ in 0..9_000 {
+            let load = |found: Found<'_>| found.index;
+            let found = of_some(&nodes, 3, u32::MAX, &mut fleet.moment(), load);
+            counts[found.expect("all are in the ordinary").index] += 1;
+        }
+        assert!(counts[0].abs_diff(7_000) < 240, "{counts:?}");
+        assert_eq!(counts[2], 0);
     }
 }
