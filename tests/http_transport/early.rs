@@ -149,8 +149,8 @@ async fn r14_a_request_that_cannot_be_written_goes_elsewhere() {
     }
 }
 
-/// An answer that nobody reads keeps neither the connection for ever nor whoever feeds the upload, and may
-/// read the answer only then.
+/// An answer that nobody reads yet holds up neither the connection for ever, nor who feeds the upload first
+/// and reads then.
 #[tokio::test(start_paused = true)]
 async fn a_connection_with_an_answer_that_nobody_reads_ends() {
     let said = b"HTTP/1.1 413 Too Large\r\ntransfer-encoding: chunked\r\n\r\n\
