@@ -20,7 +20,8 @@ use crate::{error::DiscoverError, node::Clock};
 /// Clones share connections, what was learnt of the nameservers, and the questions: one that is under
 /// way is joined, and the answer of another source is taken over if it is younger than
 /// [`Dns::min_refresh`](super::Dns::min_refresh) and than a second. So sources that share one ask for
-/// a name no more often than one of them alone may. Resolvers that were made one by one share nothing.
+/// a name no more often than one of them alone may; those that had records of it the last time, who believe
+/// less easily that there are none, apart from those that had not. Resolvers that were made one by one share nothing.
 ///
 /// There are three kinds, and no other: it never falls back to a public resolver. Where nobody can
 /// be asked, that is the error.

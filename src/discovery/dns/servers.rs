@@ -68,7 +68,7 @@ pub(super) struct Servers<E = Nameserver> {
     preferred: Mutex<Option<(usize, Instant)>>,
     quick: Semaphore,
     slow: Semaphore,
-    flights: Flights<(Name, RecordType), Told>,
+    flights: Flights<(Name, RecordType, bool), Told>,
     clock: Clock,
 }
 
@@ -153,7 +153,8 @@ impl<E: Exchange> Servers<E> {
     }
 
     /// What the first of them says that can say anything; or, to somebody else, said after `since`.
-    /// `known` is what had such records the last time.
+    /// `known` is what had such records the last time; of that less is believed, so that nobody who asks
+    /// for it is told what satisfies who does not know it.
     pub(super) async fn ask(
         self: &Arc<Self>,
         name: &Name,
@@ -165,7 +166,7 @@ impl<E: Exchange> Servers<E> {
             let (this, name) = (Arc::clone(self), name.clone());
             async move { this.ask_them(&Question { name, kind, known }).await }
         };
-        self.flights.ask((name.clone(), kind), since, question).await
+        self.flights.ask((name.clone(), kind, known), since, question).await
     }
 
     async fn ask_them(&self, question: &Question) -> Told {

@@ -242,6 +242,23 @@ async fn r5_a_hiccup_of_the_first_nameserver_is_over_with_it() {
     assert_eq!(told_of_known(&servers, "a.").await.0, "address");
 }
 
+/// R5, R6: who has something is not told what satisfies who never had anything, though both share the
+/// servers: neither while the other asks, nor a moment later.
+#[tokio::test(start_paused = true)]
+async fn r5_who_had_something_takes_no_answer_from_who_did_not() {
+    let doubted = "SERVFAIL from 10.0.0.53:0; NODATA from 10.0.0.53:1";
+    let all = [fails(), fake(Says::NoRecords, NEAR)];
+    let servers = servers(&all);
+    let (new, known) = tokio::join!(told(&servers, "a."), told_of_known(&servers, "a."));
+    assert_eq!((&*new.0, &*known.0), ("NoRecords", doubted));
+    for (known, expected) in [(true, "Err"), (false, "Ok")] {
+        let told = servers.ask(&"a.".parse().unwrap(), RecordType::A, known, None).await.unwrap();
+        assert!(format!("{:?}", told.answer).starts_with(expected), "{:?}", told.answer);
+    }
+    // What was taken over was asked for once.
+    assert!(all.iter().all(|one| one.asked.load(Ordering::SeqCst) == 2));
+}
+
 /// R9: an error says what each server did, and those that were silent are asked as often as attempts
 /// are configured.
 #[tokio::test(start_paused = true)]
