@@ -298,6 +298,7 @@ impl<L: Lookup> Looker<L> {
         let mut view = View { ttl: round.ttl, ..View::default() };
         let (now, whom) = (self.clock.now(), self.lookup.whom());
         let questions = self.lookup.questions(self.families);
+        let mut gone = Vec::new();
         self.barren.retain(|_, until| now < *until);
         for listed in round.sites.iter().filter(|site| !site.is_unavailable()) {
             if !listed.is_usable() {
@@ -329,10 +330,12 @@ impl<L: Lookup> Looker<L> {
                     }
                     Some(Ok(Found::Nothing(nothing))) => {
                         absent = absent.map(|absent| absent.min(*nothing));
-                        self.last.remove(&key);
                         if came_along {
-                            self.barren.entry(key).or_insert_with(|| after(now, BARREN_FOR));
+                            self.barren
+                                .entry(key.clone())
+                                .or_insert_with(|| after(now, BARREN_FOR));
                         }
+                        gone.push(key);
                     }
                     missing => {
                         absent = None;
@@ -349,7 +352,15 @@ impl<L: Lookup> Looker<L> {
             }
             view.sites.push(site);
         }
-        if view.fresh && round.is_complete(&self.open) {
+        // Of what has nothing at all, as of an empty answer, something is still known; see `forget`.
+        if view.fresh {
+            for key in gone {
+                self.last.remove(&key);
+            }
+        }
+        // The list of the targets is whole, whatever is known of them.
+        let lists_all = matches!(self.question, Question::Services { .. });
+        if view.fresh && (lists_all || round.is_complete(&self.open)) {
             let listed: HashSet<_> = round.sites.iter().map(|site| &site.name).collect();
             self.last.retain(|(name, _), _| listed.contains(name));
         }

@@ -691,6 +691,47 @@ async fn r5_what_is_known_of_the_parts_outlives_an_empty_answer_as_the_set_does(
     }
 }
 
+/// R5, R22: that is so if it is the targets that have nothing. One that has nothing while others have is
+/// not there any more.
+#[tokio::test(start_paused = true)]
+async fn r5_targets_that_all_have_nothing_for_a_moment_are_still_known() {
+    let fake = Fake::default();
+    fake.a("a.", good([v4(1)]));
+    fake.a("b.", good([v4(2)]));
+    fake.srv("users.", good([service("a.", 0, 0), service("b.", 0, 0)]));
+    let mut source = Source::services(&fake, "users");
+    assert_eq!(short(&source.next().await), "set 10.0.0.1 10.0.0.2");
+    fake.a("a.", no_name());
+    fake.a("b.", no_name());
+    assert!(short(&source.again().await).starts_with("empty"));
+    fake.a("a.", servfail());
+    fake.a("b.", good([v4(2)]));
+    assert_eq!(short(&source.again().await), "partial 10.0.0.1 10.0.0.2 | SERVFAIL");
+    let gone = "partial 10.0.0.2 | `a.` does not exist (NXDOMAIN)";
+    fake.a("a.", no_name());
+    assert_eq!(short(&source.again().await), gone);
+    fake.a("a.", servfail());
+    assert_eq!(short(&source.again().await), "partial 10.0.0.2 | SERVFAIL");
+}
+
+/// R8, R22: targets that come and go leave nothing behind, though one among them never answers.
+#[tokio::test(start_paused = true)]
+async fn r8_targets_that_are_listed_no_more_are_forgotten_while_another_hangs() {
+    let fake = Fake::default();
+    fake.says("hangs.", Family::V4, 3_600 * SECOND, good([v4(1)]));
+    let question = Question::Services { name: "users.".parse().unwrap(), ignore_weights: false };
+    let mut looker = Looker::new(fake.clone(), question, Families::V4, None, Clock::default());
+    for number in 0..100 {
+        let name = format!("pod-{number}.");
+        fake.a(&name, good([v4(2)]));
+        fake.srv("users.", good([service("hangs.", 0, 0), service(&name, 0, 0)]));
+        let seen;
+        (looker, seen) = looker.look().await;
+        assert!(matches!(seen.update, Some(Update::Partial(..))));
+        assert_eq!(looker.last.len(), 1);
+    }
+}
+
 /// R5: a question says whether there was something the last time, so that one server alone, which may
 /// know less than another, cannot end it; also after an empty answer, which may be a hiccup.
 #[tokio::test(start_paused = true)]
