@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use evenkeel::discovery::{Target, Targets};
+use evenkeel::discovery::{Target, Targets, kubernetes::ServicePort};
 
 use super::{
     api_server::{Fault, Verb},
@@ -220,7 +220,8 @@ async fn targets_of_one_configuration_share_a_client() {
     }
 }
 
-/// T15: a watch that ends with the runtime that it was begun on is begun anew on the one that asks.
+/// T15: a watch that ends with the runtime that it was begun on is begun anew on the one that asks. What
+/// the only port of the Service was is known still.
 #[test]
 fn t15_a_watch_outlives_the_runtime_that_it_began_on() {
     let runtime = || {
@@ -238,15 +239,21 @@ fn t15_a_watch_outlives_the_runtime_that_it_began_on() {
         assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
         updates
     });
-    let mut of_second = second.block_on(async {
+    let (mut of_second, mut of_only_port) = second.block_on(async {
         let mut updates = Updates::of(source.clone());
+        let mut of_only_port = Updates::of(source.clone().port(ServicePort::Only));
         assert_eq!(updates.set().await, ["10.0.0.1:8080"]);
-        updates
+        assert_eq!(of_only_port.set().await, ["10.0.0.1:8080"]);
+        (updates, of_only_port)
     });
     drop(first);
     drop(of_first);
-    api.put("shop", "cart-a", slice("cart", [ready("10.0.0.2")]));
+    let ports = json!([{"name": "http", "port": 8080}, {"name": "metrics", "port": 9090}]);
+    api.put("shop", "cart-a", slice_with("cart", ports, [ready("10.0.0.2")]));
     second.block_on(of_second.until_set(&["10.0.0.2:8080"]));
+    let (set, error) = second.block_on(of_only_port.until_partial());
+    assert_eq!(set, ["10.0.0.2:8080"]);
+    assert!(error.contains("has several ports"), "{error}");
     let mut later = Updates::of(source);
     second.block_on(later.until_set(&["10.0.0.2:8080"]));
     drop(api);

@@ -144,6 +144,15 @@ impl Updates {
         }
     }
 
+    /// Goes on until a set in doubt is said: its addresses, and the error.
+    async fn until_partial(&mut self) -> (Vec<String>, String) {
+        loop {
+            if let Update::Partial(set, error) = self.next().await {
+                return (names(&set), error.to_string());
+            }
+        }
+    }
+
     async fn failed(&mut self) -> String {
         match self.next().await {
             Update::Failed(error) => error.to_string(),

@@ -76,8 +76,12 @@ struct Changed {
 
 impl Merge {
     pub(super) fn new(port: ServicePort) -> Self {
+        Self::of(Wanted::new(port))
+    }
+
+    fn of(port: Wanted) -> Self {
         Self {
-            port: Wanted::new(port),
+            port,
             slices: Slices::new(),
             unclear: 0,
             places: HashMap::new(),
@@ -85,6 +89,12 @@ impl Merge {
             listed: BTreeMap::new(),
             ready: 0,
         }
+    }
+
+    /// The slices are those of a new watch from now on: of the endpoints nothing is left. The Service is
+    /// the same, and so is the port that it had.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::of(self.port.clone());
     }
 
     /// These slices changed; true if the endpoints to use are others than before.

@@ -36,7 +36,7 @@ pub enum ServicePort {
 }
 
 /// The port that is wanted, through what becomes of the Service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wanted {
     port: ServicePort,
     /// The name and number of the only port, when there was but one.

@@ -92,8 +92,7 @@ impl Subscriber {
             let Some((feed, reader)) = &mut self.watch else {
                 let feed = self.source.cluster.feed(&self.source.namespace, &self.source.service);
                 let reader = feed.world.read(&self.source.service);
-                // Of a watch before this one nothing is left.
-                self.merge = Merge::new(self.source.port.clone());
+                self.merge.begin_anew();
                 self.watch = Some((feed, reader));
                 self.search = Search::begin(&self.source.cluster);
                 if let Some(update) = self.say() {

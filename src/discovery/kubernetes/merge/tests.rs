@@ -170,6 +170,21 @@ fn a_port_that_was_never_the_only_one_is_not_guessed() {
     assert!(merge.doubt("cart").is_none());
 }
 
+/// Which port was the only one is known beyond the watch that told it; the endpoints are not.
+#[test]
+fn the_only_port_outlives_its_watch() {
+    let mut slices = Slices::new();
+    slices.insert("a".into(), slice(&[(1, false, 2, None)]));
+    let mut merge = Merge::new(ServicePort::Only);
+    apply(&mut merge, &slices);
+    merge.begin_anew();
+    assert!(matches!(merge.nothing("cart"), Some(Update::Empty(_))));
+    slices.insert("a".into(), slice_with(&["http", "metrics"], &[(2, false, 2, None)]));
+    assert!(apply(&mut merge, &slices));
+    assert!(merge.doubt("cart").is_some());
+    assert_eq!(addresses(&merge), BTreeSet::from([vec!["10.0.0.2:80".to_owned()]]));
+}
+
 /// A slice that changes costs what is in it, and the endpoints of others are not even compared: they
 /// stay the same allocation.
 #[test]
