@@ -217,7 +217,7 @@ impl Scan<f32> {
 }
 
 impl<'a> Scan<&'a RecentLatency> {
-    /// Of one node or two: the average is read for those whose memory has faded.
+    /// Of a few nodes: the average is read for those whose memory has faded.
     #[inline]
     pub(crate) fn of_few(model: LatencyModel, fleet: &'a Fleet, now: u64) -> Self {
         Self::new(model, now, &fleet.recent)

@@ -74,7 +74,7 @@ impl RecentLatency {
         f32::from_bits(source.load(Ordering::Relaxed))
     }
 
-    /// Moves the average on from an earlier reading, by what a node has gathered.
+    /// Moves the average on by what a node has gathered.
     #[inline]
     pub(super) fn observe(&self, batch: Batch) {
         let average = self.nanos();

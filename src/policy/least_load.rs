@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    LatencyModel, LoadMetric, Pick, PickContext, Picker, Plain, Policy, Tier, weights::Weights,
+    LatencyModel, LoadMetric, Pick, PickContext, Picker, Plain, Policy, Tier, plain::two_of,
+    weights::Weights,
 };
 use crate::node::Node;
 
@@ -230,6 +231,18 @@ impl LeastLoadPicker {
         self.metric.load(node, self.queue(index, node), cx)
     }
 
+    /// Two distinct nodes at random, by weight.
+    #[inline]
+    fn draw_two(&self, cx: &mut PickContext<'_>) -> [usize; 2] {
+        // The draw of the plain way, which may have led here.
+        let plain = self.weights.is_none().then(|| two_of(cx.len(), cx.rng().next_u64()));
+        let (first, second) = plain.flatten().unwrap_or_else(|| {
+            let first = self.draw(None, cx);
+            (first, self.draw(Some(first), cx))
+        });
+        [first, second]
+    }
+
     /// A node at random by weight; another than `first`, if that is given.
     #[inline]
     fn draw(&self, first: Option<usize>, cx: &mut PickContext<'_>) -> usize {
@@ -255,9 +268,10 @@ impl LeastLoadPicker {
         }
         let mut best: Option<(f64, usize)> = None;
         let mut compared = 0;
+        let mut pair = self.draw_two(cx).into_iter();
         for _ in 0..2 * choices + 4 {
             let first = best.filter(|_| compared == 1).map(|(_, first)| first);
-            let index = self.draw(first, cx);
+            let index = pair.next().unwrap_or_else(|| self.draw(first, cx));
             if !cx.accepts(index) {
                 continue;
             }

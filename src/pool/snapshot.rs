@@ -84,9 +84,13 @@ impl<S, K> Snapshot<S, K> {
         mut moment: Moment,
     ) -> Choice<'_, S> {
         if tried.is_empty() {
+            let rng = moment.rng.clone();
             if let Some(choice) = self.choose_plainly(fleet, key, &mut moment) {
                 return choice;
             }
+            // The same draw once more: a node that is out of the ordinary would else be picked only where
+            // two draws in a row find it, and of many nodes it would hardly ever be.
+            moment.rng = rng;
         }
         self.choose_at_length(fleet, key, tried, moment)
     }
