@@ -1,13 +1,13 @@
 //! Which nodes are dialled, and when: a few eagerly, the wanted at once, the failed after a rest,
 //! never too many together.
 //!
-//! Those that have failed and not been up since stand in a queue of their own, and leave room for the
-//! others: where a zone is lost, a dial of each of its endpoints takes as long as it may, and there are
-//! always some to be dialled again.
+//! Those that have failed and not been up since stand in a queue of their own, and each queue leaves room
+//! for the other: where a zone is lost, or many endpoints are new and silent, a dial of each takes as long
+//! as it may, and there are always some to be dialled.
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 const DIALS_AT_ONCE: usize = 16;
 /// As many of these may be of nodes that have failed.
 const DIALS_AGAIN_AT_ONCE: usize = 8;
+/// As many may be of others while one that has failed waits for its dial.
+const DIALS_BESIDE_AGAIN: usize = 12;
 
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
@@ -28,8 +30,9 @@ pub(crate) struct Dials {
     fresh: Queue,
     /// Nodes that have.
     again: Queue,
-    /// Those wanted in either queue: a node stands there once, however many requests want it.
-    queued: HashSet<NodeId>,
+    /// In which queue a wanted node stands: once, however many requests want it. What stands elsewhere
+    /// is out of date, as of a node that came up and was lost meanwhile.
+    queued: HashMap<NodeId, Class>,
     resting: BinaryHeap<Reverse<(u64, NodeId)>>,
     /// With the moment that stands for it in `resting`; what else stands there is out of date.
     failed: HashMap<NodeId, (u64, Arc<Node>)>,
@@ -46,12 +49,26 @@ struct UnderWay {
     is_again: bool,
 }
 
+/// Which queue is a node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Fresh,
+    Again,
+}
+
 /// Nodes that wait for their dial.
 #[derive(Debug, Default)]
 struct Queue {
     wanted: VecDeque<Arc<Node>>,
     /// After the wanted.
     eager: VecDeque<Arc<Node>>,
+}
+
+/// A node that has left its queue.
+struct Waiting {
+    node: Arc<Node>,
+    class: Class,
+    is_wanted: bool,
 }
 
 /// What is due when a node's backoff ended.
@@ -174,26 +191,41 @@ impl Dials {
 
     /// The next to be dialled, and whether it has failed.
     fn pop(&mut self) -> Option<(Arc<Node>, bool)> {
-        while let Some(node) = self.fresh.wanted.pop_front() {
-            // Wanted while its dial was under way, perhaps, which then failed.
-            if node.link.is_failing() {
-                self.again.wanted.push_back(node);
-            } else {
+        let again = self.under_way.values().filter(|dial| dial.is_again).count();
+        let fresh = self.under_way.len() - again;
+        loop {
+            let room_fresh = self.again.is_empty() || fresh < DIALS_BESIDE_AGAIN;
+            let first = self.pop_first(room_fresh, again < DIALS_AGAIN_AT_ONCE)?;
+            let Waiting { node, class, is_wanted } = first;
+            if is_wanted {
+                if self.queued.get(&node.id()) != Some(&class) {
+                    continue;
+                }
                 self.queued.remove(&node.id());
-                return Some((node, false));
             }
+            let is_again = node.link.is_failing();
+            if !is_again || class == Class::Again {
+                return Some((node, is_again));
+            }
+            // It was dialled while it stood here, perhaps, and that failed.
+            if is_wanted { self.want(node) } else { self.again.eager.push_back(node) }
         }
-        if let Some(node) = self.fresh.eager.pop_front() {
-            return Some((node, false));
-        }
-        if self.under_way.values().filter(|dial| dial.is_again).count() >= DIALS_AGAIN_AT_ONCE {
-            return None;
-        }
-        let Some(node) = self.again.wanted.pop_front() else {
-            return Some((self.again.eager.pop_front()?, true));
-        };
-        self.queued.remove(&node.id());
-        Some((node, true))
+    }
+
+    /// The first of the queues for which there is room: what is wanted goes before what is not.
+    fn pop_first(&mut self, room_fresh: bool, room_again: bool) -> Option<Waiting> {
+        let (fresh, again) = (&mut self.fresh, &mut self.again);
+        let queues = [
+            (Class::Fresh, true, &mut fresh.wanted),
+            (Class::Again, true, &mut again.wanted),
+            (Class::Fresh, false, &mut fresh.eager),
+            (Class::Again, false, &mut again.eager),
+        ];
+        queues.into_iter().find_map(|(class, is_wanted, queue)| {
+            let room = if class == Class::Fresh { room_fresh } else { room_again };
+            let node = if room { queue.pop_front()? } else { return None };
+            Some(Waiting { node, class, is_wanted })
+        })
     }
 
     /// When the next backoff ends, or a dial is given up on.
@@ -229,10 +261,20 @@ impl Dials {
     }
 
     pub(crate) fn want(&mut self, node: Arc<Node>) {
-        if self.queued.insert(node.id()) {
-            let queue = if node.link.is_failing() { &mut self.again } else { &mut self.fresh };
+        let is_again = node.link.is_failing();
+        let class = if is_again { Class::Again } else { Class::Fresh };
+        if self.queued.insert(node.id(), class) != Some(class) {
+            let queue = if is_again { &mut self.again } else { &mut self.fresh };
             queue.wanted.push_back(node);
         }
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.eager.is_empty()
     }
 }
 
@@ -243,6 +285,7 @@ mod tests {
     use super::*;
     use crate::{
         endpoint::Endpoint,
+        error::SharedError,
         node::{Clock, Dial, Link, Seeds},
     };
 
@@ -259,23 +302,139 @@ mod tests {
         fn close(&self) {}
     }
 
+    /// Nodes whose dials nobody answers, and what dials them.
+    struct Bed {
+        fleet: Arc<Fleet>,
+        dials: Dials,
+        client: Arc<dyn Dial>,
+        nodes: Vec<Arc<Node>>,
+    }
+
+    impl Bed {
+        fn new(seconds: u64, count: u8) -> Self {
+            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(7));
+            let client: Arc<dyn Dial> = Arc::new(Mute(seconds));
+            let node = |id: u8| {
+                let endpoint = Endpoint::new(([10, 0, 0, id], 80));
+                let node = Node::new(id.into(), &endpoint, Arc::clone(&fleet));
+                Link::new(Arc::clone(&node)).manage(Arc::downgrade(&client));
+                node
+            };
+            let nodes = (0..count).map(node).collect();
+            Self { fleet, dials: Dials::default(), client, nodes }
+        }
+
+        /// The node fails, and its backoff ends.
+        fn fail(&self, id: usize) {
+            self.nodes[id].fail_link(SharedError::new("refused"));
+            self.nodes[id].end_backoff();
+        }
+
+        fn want(&mut self, ids: impl Iterator<Item = usize>) {
+            ids.for_each(|id| self.dials.want(Arc::clone(&self.nodes[id])));
+        }
+
+        fn is_dialled(&self, id: usize) -> bool {
+            self.nodes[id].link_state() == LinkState::Connecting
+        }
+
+        /// As the driver does.
+        async fn pass(&mut self, time: Duration) {
+            tokio::time::advance(time).await;
+            for node in self.dials.silent(&self.fleet) {
+                node.fail_link(SharedError::new("silent"));
+            }
+            self.dials.start(&self.fleet);
+        }
+    }
+
+    /// R1: what was up and is wanted again is dialled before what is only to be kept connected, however
+    /// much of that there is.
+    #[tokio::test(start_paused = true)]
+    async fn r1_what_is_wanted_again_goes_before_new_nodes_that_nobody_wants() {
+        let mut bed = Bed::new(1, 65);
+        bed.fail(64);
+        let nodes = bed.nodes[..64].iter().cloned().collect();
+        bed.dials.follow(EagerPlan { nodes, failing: Vec::new() });
+        bed.dials.start(&bed.fleet);
+        bed.want(64..65);
+        bed.dials.start(&bed.fleet);
+        assert!(!bed.is_dialled(64), "all dials are under way");
+        bed.pass(Duration::from_secs(1)).await;
+        assert!(bed.is_dialled(64));
+    }
+
+    /// R1: nor do new nodes keep it out that are wanted themselves.
+    #[tokio::test(start_paused = true)]
+    async fn r1_new_nodes_and_failed_ones_leave_room_for_each_other() {
+        let mut bed = Bed::new(1, 100);
+        (50..100).for_each(|id| bed.fail(id));
+        let under_way = |bed: &Bed| {
+            let count = |ids: std::ops::Range<usize>| ids.filter(|&id| bed.is_dialled(id)).count();
+            (count(0..50), count(50..100))
+        };
+        bed.want(0..50);
+        bed.want(50..100);
+        bed.dials.start(&bed.fleet);
+        assert_eq!(under_way(&bed), (12, 4));
+        bed.pass(Duration::from_secs(1)).await;
+        assert_eq!(under_way(&bed), (12, 4));
+
+        let mut bed = Bed::new(1, 100);
+        (50..100).for_each(|id| bed.fail(id));
+        bed.want(50..100);
+        bed.dials.start(&bed.fleet);
+        assert_eq!(under_way(&bed), (0, 8));
+        bed.want(0..50);
+        bed.dials.start(&bed.fleet);
+        assert_eq!(under_way(&bed), (8, 8));
+    }
+
+    /// Also those that fail while they wait to be kept connected.
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_fail_in_line_are_held_to_the_share_of_the_failed() {
+        let mut bed = Bed::new(1, 20);
+        let nodes = bed.nodes.iter().cloned().collect();
+        bed.dials.follow(EagerPlan { nodes, failing: Vec::new() });
+        (0..20).for_each(|id| bed.fail(id));
+        bed.dials.start(&bed.fleet);
+        assert_eq!((0..20).filter(|&id| bed.is_dialled(id)).count(), DIALS_AGAIN_AT_ONCE);
+    }
+
+    /// A node that stands with the failed and was up meanwhile is dialled as one that has not failed.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_recovers_and_is_lost_waits_no_longer_with_the_failed() {
+        let mut bed = Bed::new(1, 50);
+        (0..50).for_each(|id| bed.fail(id));
+        bed.want(0..50);
+        bed.dials.start(&bed.fleet);
+        assert!(bed.is_dialled(7) && !bed.is_dialled(49));
+        let link = Link::new(Arc::clone(&bed.nodes[49]));
+        link.up();
+        link.outlived("a GOAWAY");
+        bed.nodes[49].attended();
+        bed.dials.attend(&Arc::clone(&bed.nodes[49]));
+        bed.dials.start(&bed.fleet);
+        assert!(bed.is_dialled(49));
+        for _ in 0..10 {
+            bed.pass(Duration::from_secs(1)).await;
+        }
+        assert!(bed.dials.queued.is_empty() && bed.dials.again.is_empty());
+        assert_eq!(Arc::weak_count(&bed.client), 50);
+    }
+
     /// R2: a dial is given up on when its client's own limit has passed, and not before.
     #[tokio::test(start_paused = true)]
     async fn r2_a_dial_has_the_time_that_its_client_says() {
         for seconds in [1, 10, 30] {
-            let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(7));
-            let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
-            let node = Node::new(0, &endpoint, Arc::clone(&fleet));
-            let client: Arc<dyn Dial> = Arc::new(Mute(seconds));
-            Link::new(Arc::clone(&node)).manage(Arc::downgrade(&client));
-            let mut dials = Dials::default();
-            dials.want(Arc::clone(&node));
-            dials.start(&fleet);
-            assert_eq!(node.link_state(), LinkState::Connecting);
+            let mut bed = Bed::new(seconds, 1);
+            bed.want(0..1);
+            bed.dials.start(&bed.fleet);
+            assert!(bed.is_dialled(0));
             tokio::time::advance(Duration::from_millis(seconds * 1_000 - 10)).await;
-            assert_eq!(dials.silent(&fleet).len(), 0, "of {seconds}");
+            assert_eq!(bed.dials.silent(&bed.fleet).len(), 0, "of {seconds}");
             tokio::time::advance(Duration::from_millis(10)).await;
-            assert_eq!(dials.silent(&fleet).len(), 1, "of {seconds}");
+            assert_eq!(bed.dials.silent(&bed.fleet).len(), 1, "of {seconds}");
         }
     }
 
