@@ -178,6 +178,8 @@ impl Lane {
                 exchange.use_of.store(ANSWERED, Ordering::Release);
                 drop(awaiting);
                 if response.extensions().get::<OnUpgrade>().is_some() {
+                    // Before anybody gets it.
+                    exchange.monitor.give_away();
                     // Before anybody learns that the request is over.
                     pool.give_away(self.id);
                 }
@@ -250,7 +252,11 @@ impl Exchange {
     }
 
     fn end(&self) -> End {
-        if self.monitor.is_broken() || self.phase.load(Ordering::Acquire) != QUIET {
+        let monitor = &self.monitor;
+        let answered = self.use_of.load(Ordering::Acquire) == ANSWERED && monitor.has_heard();
+        // A peer may answer an upload, and read no more of it.
+        let broken = monitor.is_broken() || (monitor.is_deaf() && !answered);
+        if broken || self.phase.load(Ordering::Acquire) != QUIET {
             // What the stream knows is why hyper says what it says.
             let said = || self.said.get().map_or("for no known reason", |said| said).into();
             return End::Broken(Broke(self.monitor.cause().unwrap_or_else(said)));

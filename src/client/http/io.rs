@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
+    task::coop::has_budget_remaining,
 };
 
 use super::{
@@ -83,6 +84,12 @@ struct Wakers {
     write: Option<Waker>,
 }
 
+#[derive(Clone, Copy)]
+enum Half {
+    Read,
+    Write,
+}
+
 /// How long an answer that came before the end of its request may lie unread, where that cannot be written.
 const MOST_UNREAD: Duration = Duration::from_secs(5);
 
@@ -92,6 +99,8 @@ const HEARD: u8 = 4;
 const GOING_AWAY: u8 = 8;
 const CLOSED: u8 = 16;
 const ENDED: u8 = 32;
+const DEAF: u8 = 64;
+const GIVEN_AWAY: u8 = 128;
 
 // === impl Monitor ===
 
@@ -136,9 +145,19 @@ impl Monitor {
         self.has(CUT)
     }
 
-    /// Whether reading or writing failed.
+    /// Whether reading failed.
     pub(super) fn is_broken(&self) -> bool {
         self.has(BROKEN)
+    }
+
+    /// Whether writing failed.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.has(DEAF)
+    }
+
+    /// The stream is about to be its caller's own: its errors are told as they come.
+    pub(super) fn give_away(&self) {
+        self.note(GIVEN_AWAY);
     }
 
     /// Whether the peer was seen to have closed its side.
@@ -156,9 +175,9 @@ impl Monitor {
         self.cause.get().map(copy_of)
     }
 
-    fn break_off(&self, error: &io::Error) {
+    fn fail(&self, error: &io::Error, note: u8) {
         let _ = self.cause.set(again(error));
-        self.note(BROKEN);
+        self.note(note);
     }
 
     /// Whether an HTTP/2 peer has said that it will take no more requests.
@@ -258,9 +277,9 @@ impl Monitor {
         }
     }
 
-    fn remember(&self, cx: &Context<'_>, which: fn(&mut Wakers) -> &mut Option<Waker>) {
+    fn remember(&self, cx: &Context<'_>, which: Half) {
         let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = which(&mut wakers);
+        let slot = which.waker(&mut wakers);
         if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *slot = Some(cx.waker().clone());
         }
@@ -288,7 +307,7 @@ impl Wire {
     fn with<T>(
         &mut self,
         cx: &mut Context<'_>,
-        which: fn(&mut Wakers) -> &mut Option<Waker>,
+        which: Half,
         operation: impl FnOnce(
             Pin<&mut TokioIo<Box<dyn Stream>>>,
             &mut Context<'_>,
@@ -309,7 +328,7 @@ impl Wire {
                     cx.waker().wake_by_ref();
                 }
             }
-            Poll::Ready(Err(error)) => self.monitor.break_off(error),
+            Poll::Ready(Err(error)) => self.monitor.fail(error, which.failure()),
             Poll::Ready(Ok(_)) => {}
         }
         polled
@@ -326,34 +345,46 @@ impl Wire {
         ) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if self.deaf.is_none() {
-            let error = match ready!(self.with(cx, write, operation)) {
+            let why = match ready!(self.with(cx, Half::Write, operation)) {
                 Err(error) if !self.monitor.has(CUT) => error,
                 done => return Poll::Ready(done),
             };
-            // HTTP/2 is told that all is well, and hears of the end when it reads.
-            let untold = self.frames.is_none().then(|| {
-                // What there is to read may have been announced before.
-                cx.waker().wake_by_ref();
-                let clock = &self.monitor.clock;
-                Box::pin(clock.sleep_until(after(clock.now(), MOST_UNREAD)))
-            });
-            self.deaf = Some(Deaf { why: error, untold });
+            self.deaf = Some(Deaf { why, untold: None });
+            // What there is to read may have been announced before.
+            cx.waker().wake_by_ref();
         }
+        let is_told = self.read_out || self.is_given_away();
         match &mut self.deaf {
-            Some(Deaf { why, untold: Some(_) }) if self.read_out => Poll::Ready(Err(again(why))),
-            Some(Deaf { why, untold: Some(untold) }) => {
+            // HTTP/2 is told that all is well, and hears of the end when it reads.
+            Some(Deaf { why, untold }) if self.frames.is_none() => {
+                if is_told {
+                    return Poll::Ready(Err(again(why)));
+                }
+                let clock = &self.monitor.clock;
+                let untold = untold.get_or_insert_with(|| {
+                    Box::pin(clock.sleep_until(after(clock.now(), MOST_UNREAD)))
+                });
                 untold.as_mut().poll(cx).map(|()| Err(again(why)))
             }
             _ => Poll::Ready(Ok(all)),
         }
     }
 
+    fn is_given_away(&self) -> bool {
+        self.monitor.has(GIVEN_AWAY)
+    }
+
     /// What reading gave, which is the error of writing once all that there was has been read.
     fn heard(&mut self, polled: Poll<io::Result<()>>, nothing: bool) -> Poll<io::Result<()>> {
+        // A task whose budget is used up is told to wait, whatever there is.
+        let waits = |polled: &Poll<_>| polled.is_pending() && has_budget_remaining();
         let polled = match (polled, &self.deaf) {
-            (Poll::Pending, Some(Deaf { why, .. })) => Poll::Ready(Err(again(why))),
+            // Who owns the stream may wait for what a peer that hears nothing has to say.
+            (polled, Some(Deaf { why, .. })) if waits(&polled) && !self.is_given_away() => {
+                Poll::Ready(Err(again(why)))
+            }
             // A reset that writing was told of already looks to reading like an end in good order.
-            (Poll::Ready(Ok(())), Some(Deaf { why, untold: Some(_) })) if nothing => {
+            (Poll::Ready(Ok(())), Some(Deaf { why, .. })) if nothing && self.frames.is_none() => {
                 Poll::Ready(Err(again(why)))
             }
             (polled, _) => polled,
@@ -406,12 +437,22 @@ impl Drop for Wire {
     }
 }
 
-fn read(wakers: &mut Wakers) -> &mut Option<Waker> {
-    &mut wakers.read
-}
+// === impl Half ===
 
-fn write(wakers: &mut Wakers) -> &mut Option<Waker> {
-    &mut wakers.write
+impl Half {
+    fn waker(self, wakers: &mut Wakers) -> &mut Option<Waker> {
+        match self {
+            Self::Read => &mut wakers.read,
+            Self::Write => &mut wakers.write,
+        }
+    }
+
+    fn failure(self) -> u8 {
+        match self {
+            Self::Read => BROKEN,
+            Self::Write => DEAF,
+        }
+    }
 }
 
 impl AsyncRead for Wire {
@@ -421,7 +462,7 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let (before, room) = (buf.filled().len(), buf.remaining());
-        let polled = self.with(cx, read, |io, cx| io.poll_read(cx, buf));
+        let polled = self.with(cx, Half::Read, |io, cx| io.poll_read(cx, buf));
         let bytes = &buf.filled()[before..];
         let polled = self.heard(polled, bytes.is_empty() && room > 0);
         let this = &mut *self;
@@ -477,7 +518,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(cx, write, |io, cx| io.poll_shutdown(cx))
+        self.with(cx, Half::Write, |io, cx| io.poll_shutdown(cx))
     }
 }
 
@@ -504,5 +545,102 @@ mod tests {
         assert!(theirs.write_all(b"x").await.is_err());
         assert!(!monitor.is_broken());
         monitor.was_cut().await;
+    }
+
+    /// Takes nothing, and has something to say now and then.
+    struct Hangs {
+        says: bool,
+    }
+
+    impl AsyncRead for Hangs {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let coop = ready!(tokio::task::coop::poll_proceed(cx));
+            if !self.says {
+                return Poll::Pending;
+            }
+            coop.made_progress();
+            buf.put_slice(b"x");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Hangs {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn hangs(says: bool, http2: bool) -> (Wire, Arc<Monitor>) {
+        Wire::new(Box::new(TokioIo::new(Hangs { says })), http2, &Clock::default())
+    }
+
+    /// Its writer may be a task of its own, on any runtime or none.
+    #[test]
+    fn a_stream_that_was_given_away_tells_at_once_that_it_cannot_be_written() {
+        let (mut wire, monitor) = hangs(false, false);
+        monitor.give_away();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            let Poll::Ready(Err(error)) = Pin::new(&mut wire).poll_write(&mut cx, b"x") else {
+                panic!("it is not told");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            let mut byte = [0];
+            let read = Pin::new(&mut wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+            assert!(read.is_pending(), "the peer may have more to say");
+        }
+        assert!(monitor.is_deaf() && !monitor.is_broken());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_used_up_its_budget_has_not_read_all() {
+        let (mut wire, _) = hangs(true, false);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut wire).poll_write(&mut cx, b"x").is_pending());
+        let mut budget = 0;
+        loop {
+            let mut byte = [0];
+            let read = Pin::new(&mut wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+            let Poll::Ready(read) = read else { break };
+            read.unwrap();
+            budget += 1;
+            assert!(budget < 1_000_000, "it has no end");
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(wire.read_u8().await.unwrap(), b'x');
+    }
+
+    /// Told that all is well, it would else not look before the next frame comes.
+    #[tokio::test(start_paused = true)]
+    async fn http2_is_woken_to_hear_that_it_cannot_be_written() {
+        struct Count(AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        let (mut wire, _) = hangs(false, true);
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut wire).poll_write(&mut cx, b"x").is_ready());
+        assert_eq!(count.0.load(Ordering::Acquire), 1);
+        assert!(wire.read_u8().await.is_err());
     }
 }
