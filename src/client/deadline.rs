@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use crate::{
     endpoint::Endpoint,
     error::{BoxError, Error},
-    node::{Clock, Fleet, Sleep, after},
+    node::{Clock, Fleet, RuntimeEnded, Sleep, after},
 };
 
 /// Whose clock a deadline goes by: the balancer's, or tokio's where there is none.
@@ -28,6 +28,16 @@ pub(super) struct Timers(Option<Arc<Fleet>>);
 /// The time that one call has, if it is limited. Moves from the call's future into its body.
 #[derive(Default)]
 pub(super) struct Deadline(Option<Box<Running>>);
+
+/// Why a call is over before its time, or with it.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// Its deadline has passed, of this length.
+    Late(Duration),
+    /// The runtime of the balancer of `target` has ended: nothing that waits for its connections outlives
+    /// that.
+    Closed { target: Arc<str>, ended: RuntimeEnded },
+}
 
 struct Running {
     sleep: Pin<Box<Sleep>>,
@@ -75,12 +85,25 @@ impl Timers {
         self.0.as_ref().map_or_else(|| Clock::default().now(), |fleet| fleet.now())
     }
 
-    /// Whether `sleep` is over. With its runtime it is: nothing that waits for the balancer's
-    /// connections outlives that.
-    fn poll_over(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.0 {
-            Some(fleet) => fleet.poll_sleep(sleep, cx).map(|_| ()),
-            None => sleep.poll(cx),
+    /// Whether `sleep` is over, or cannot end any more.
+    fn poll_over(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let Some(fleet) = &self.0 else { return sleep.poll(cx).map(Ok) };
+        let closed = |ended| Over::Closed { target: fleet.target(), ended };
+        fleet.poll_sleep(sleep, cx).map_err(closed)
+    }
+}
+
+// === impl Over ===
+
+impl Over {
+    /// The error of the call; `endpoint` is the last that may have processed the request, if it is known.
+    pub(super) fn error(self, endpoint: Option<Endpoint>, unprocessed: bool) -> Error {
+        match self {
+            Self::Late(after) => Error::deadline(after, endpoint, unprocessed),
+            Self::Closed { target, ended } => {
+                let error = Error::closed(target).with_last(endpoint, Some(ended.into()));
+                if unprocessed { error } else { error.after_all_ambiguous() }
+            }
         }
     }
 }
@@ -88,10 +111,11 @@ impl Timers {
 // === impl Deadline ===
 
 impl Deadline {
-    /// Ready with its length once the deadline has passed.
-    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+    /// Ready once the deadline has passed, or nobody can tell any more when it will.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         let Some(running) = &mut self.0 else { return Poll::Pending };
-        running.timers.poll_over(running.sleep.as_mut(), cx).map(|()| running.after)
+        let over = running.timers.poll_over(running.sleep.as_mut(), cx);
+        over.map(|over| over.err().unwrap_or(Over::Late(running.after)))
     }
 
     /// Its length, if it has passed: for those who never wait, and whose timers so never run.
@@ -131,17 +155,17 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let passed = match inner.poll_frame(cx) {
+        let over = match inner.poll_frame(cx) {
             Poll::Ready(frame) => match frame.is_some().then(|| this.deadline.passed()).flatten() {
-                Some(after) => Poll::Ready(after),
+                Some(after) => Poll::Ready(Over::Late(after)),
                 None => return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
             },
-            Poll::Pending => this.deadline.poll_passed(cx),
+            Poll::Pending => this.deadline.poll_over(cx),
         };
-        passed.map(|after| {
+        over.map(|over| {
             this.inner.set(None);
             // It came from a server, whether or not the endpoint is told.
-            Some(Err(Error::deadline(after, this.endpoint.take(), false).into()))
+            Some(Err(over.error(this.endpoint.take(), false).into()))
         })
     }
 
@@ -235,19 +259,25 @@ mod tests {
         let handle = Some(runtime.handle().clone());
         let (fleet, attended) = Fleet::on(handle, Clock::default(), Seeds::Thread);
         let limit = Duration::from_secs(1_000);
-        let mut deadline = Timers::of(&fleet).within(Some(limit));
+        let deadline = Timers::of(&fleet).within(Some(limit));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(deadline.poll_passed(&mut cx).is_pending());
+        let mut body = std::pin::pin!(TimedBody::of(Response::new(Silent), deadline).into_body());
+        assert!(body.as_mut().poll_frame(&mut cx).is_pending());
         drop(attended);
-        assert!(deadline.poll_passed(&mut cx).is_pending());
+        assert!(body.as_mut().poll_frame(&mut cx).is_pending());
         drop(runtime);
-        assert_eq!(deadline.poll_passed(&mut cx), Poll::Ready(limit));
+        let Poll::Ready(Some(Err(error))) = body.as_mut().poll_frame(&mut cx) else {
+            panic!("it waits for a timer that is no more");
+        };
+        let error = error.downcast::<Error>().unwrap();
+        assert!(error.is_closed() && error.is_ambiguous(), "{error}");
+        assert!(!error.is_timeout(), "no time has passed");
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_passes() {
         let mut deadline = Timers::default().within(None);
         tokio::time::advance(Duration::from_secs(86_400)).await;
-        assert!(poll_fn(|cx| Poll::Ready(deadline.poll_passed(cx).is_pending())).await);
+        assert!(poll_fn(|cx| Poll::Ready(deadline.poll_over(cx).is_pending())).await);
     }
 }

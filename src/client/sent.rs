@@ -10,14 +10,13 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use http::{Request, Response, Uri, header::LOCATION, uri::Scheme};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::deadline::Timers;
+use super::deadline::{Over, Timers};
 use crate::{
     balance::{Balance, Complete, ResponseFuture},
     endpoint::Endpoint,
@@ -230,12 +229,12 @@ impl Note {
         }
     }
 
-    /// The error of the call once its deadline of `after` has passed and all of it was dropped.
-    pub(super) fn too_late(&self, after: Duration) -> Error {
+    /// The error of the call once it is over and all of it was dropped.
+    pub(super) fn error(&self, over: Over) -> Error {
         match &self.lock().progress {
-            Progress::Held | Progress::Reached => Error::deadline(after, None, true),
-            Progress::Given => Error::deadline(after, None, false),
-            Progress::Exposed(endpoint) => Error::deadline(after, endpoint.clone(), false),
+            Progress::Held | Progress::Reached => over.error(None, true),
+            Progress::Given => over.error(None, false),
+            Progress::Exposed(endpoint) => over.error(endpoint.clone(), false),
         }
     }
 

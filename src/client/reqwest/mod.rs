@@ -308,16 +308,16 @@ where
                 let sending = sending.as_mut().as_pin_mut();
                 match sending.expect("it is there until it is over").poll(cx) {
                     Poll::Ready(sent) => Poll::Ready(Ok(sent)),
-                    Poll::Pending => deadline.poll_passed(cx).map(Err),
+                    Poll::Pending => deadline.poll_over(cx).map(Err),
                 }
             });
             match sent.await {
                 Ok(Ok(answer)) => Ok(response::of(TimedBody::of(answer, deadline), &uri, url)),
                 Ok(Err(error)) => Err(SendError::of(error.into())),
-                Err(after) => {
+                Err(over) => {
                     // Dropped, it tells where it was.
                     sending.set(None);
-                    Err(SendError::Balance(note.too_late(after)))
+                    Err(SendError::Balance(note.error(over)))
                 }
             }
         };

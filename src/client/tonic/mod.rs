@@ -221,7 +221,8 @@ where
 
 impl<S> TonicChannel<S> {
     /// How long a call may take that brings no deadline of its own, from its start to the end of its stream;
-    /// for ever by default. The server is told, as it is of a call's own.
+    /// for ever by default. The server is told, as it is of a call's own. A `grpc-timeout` that does not
+    /// parse is no deadline, and is replaced by this one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), evenkeel::BoxError> {
@@ -329,11 +330,11 @@ where
                 Err(error) => Err(status::of(error)),
             });
         }
-        this.deadline.poll_passed(cx).map(|after| {
+        this.deadline.poll_over(cx).map(|over| {
             // Dropped, it tells where it was.
             this.inner.set(None);
             let note = this.note.take().expect("a call with a deadline has a note");
-            Err(status::of(note.too_late(after)))
+            Err(status::of(note.error(over)))
         })
     }
 }

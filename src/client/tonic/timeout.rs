@@ -9,8 +9,8 @@ pub(super) const NAME: HeaderName = HeaderName::from_static("grpc-timeout");
 /// What eight digits can say.
 const MOST: u128 = 99_999_999;
 
-/// The timeout that the headers ask for. What does not parse is no timeout, as with other clients;
-/// the server gets it as it is.
+/// The timeout that the headers ask for. What does not parse is no timeout, as with other clients: the
+/// channel's own takes its place, if it has one, and else the server gets it as it is.
 pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(NAME)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
