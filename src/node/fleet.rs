@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
     Clock, Node, RuntimeEnded, Signal, Sleep,
@@ -46,7 +46,13 @@ pub(crate) struct Fleet {
     pub(super) room: Arc<Room>,
     attention: mpsc::UnboundedSender<Arc<Node>>,
     home: OnceLock<Home>,
+    /// Ends with the runtime, once somebody wants to know.
+    canary: OnceLock<Canary>,
 }
+
+/// A task that does nothing.
+#[derive(Debug)]
+struct Canary(AbortHandle);
 
 /// The pool that a fleet belongs to, for calls that hold no more of it than a lease.
 #[derive(Debug)]
@@ -99,6 +105,7 @@ impl Fleet {
             room: Arc::default(),
             attention,
             home: OnceLock::new(),
+            canary: OnceLock::new(),
         };
         (Arc::new(fleet), attended)
     }
@@ -146,11 +153,10 @@ impl Fleet {
     #[cold]
     fn has_runtime_ended(&self) -> bool {
         self.runtime.as_ref().is_some_and(|runtime| {
-            // It cannot be asked; but what is spawned on one that has ended is over at once.
-            let probe = runtime.spawn(std::future::pending::<()>());
-            let ended = probe.is_finished();
-            probe.abort();
-            ended
+            // It cannot be asked; but it ends its tasks, and what is spawned on one that has ended is over
+            // at once.
+            let spawn = || Canary(runtime.spawn(std::future::pending::<()>()).abort_handle());
+            self.canary.get_or_init(spawn).0.is_finished()
         })
     }
 
@@ -219,6 +225,14 @@ impl Fleet {
     }
 }
 
+// === impl Canary ===
+
+impl Drop for Canary {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 // === impl Moment ===
 
 impl Moment {
@@ -226,5 +240,31 @@ impl Moment {
     #[inline]
     pub(crate) fn nanos(&mut self, fleet: &Fleet) -> u64 {
         *self.nanos.get_or_insert_with(|| fleet.now_nanos())
+    }
+}
+
+#[cfg(all(test, not(evenkeel_loom)))]
+mod tests {
+    use std::{task::Waker, time::Duration};
+
+    use super::*;
+
+    /// Nobody drives the runtime, and so nobody would clear away what is spawned there.
+    #[test]
+    fn to_ask_whether_the_runtime_has_ended_takes_one_task() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        let (fleet, attended) = Fleet::on(Some(handle.clone()), Clock::default(), Seeds::Thread);
+        drop(attended);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut sleep = Box::pin(fleet.sleep_until(fleet.now() + Duration::from_secs(1_000)));
+        for _ in 0..100 {
+            assert!(fleet.poll_sleep(sleep.as_mut(), &mut cx).is_pending());
+        }
+        assert_eq!(handle.metrics().num_alive_tasks(), 1);
+        drop(runtime);
+        for _ in 0..100 {
+            assert!(matches!(fleet.poll_sleep(sleep.as_mut(), &mut cx), Poll::Ready(Err(_))));
+        }
     }
 }
