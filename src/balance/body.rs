@@ -245,6 +245,16 @@ fn is_bodys(error: &(dyn StdError + 'static)) -> bool {
         || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
 }
 
+/// The error of a balancer, if it is that.
+fn as_balances<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+    // It shows the balancer's as its own, and so skips it among its sources.
+    #[cfg(feature = "reqwest")]
+    if let Some(sent) = error.downcast_ref::<crate::client::SendError>() {
+        return sent.balance();
+    }
+    error.downcast_ref()
+}
+
 /// Whether `error` can only have come before anything was sent: the peer refused the connection.
 pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
@@ -254,7 +264,7 @@ pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
             // Perhaps for a refusal of its own.
             return false;
         }
-        if error.downcast_ref::<Error>().is_some_and(Error::is_ambiguous) {
+        if as_balances(error).is_some_and(Error::is_ambiguous) {
             // A balancer within knows better: the refusal may be that of a later hop.
             return false;
         }
@@ -267,4 +277,20 @@ pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
         next = inside.or_else(|| error.source());
     }
     false
+}
+
+#[cfg(all(test, feature = "reqwest"))]
+mod tests {
+    use super::*;
+    use crate::{client::SendError, endpoint::Endpoint};
+
+    #[test]
+    fn t14_what_a_client_within_may_have_had_processed_was_not_refused() {
+        for unprocessed in [true, false] {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
+            let error = Error::failed(endpoint, refused.into(), unprocessed);
+            assert_eq!(is_refused(&SendError::Balance(error)), unprocessed);
+        }
+    }
 }
