@@ -51,7 +51,7 @@ pub(super) struct Watch {
 const LONGEST: Duration = Duration::from_secs(300);
 /// The first silence, and twice that. With the one for a request they are as many as servers forgive.
 const SHORT_ONES: u32 = 2;
-/// A peer that was silent for longer is asked at once when a request begins.
+/// A peer that was silent for longer is asked at once when a request begins, unless it has complained.
 const DOUBTFUL: Duration = Duration::from_secs(30);
 /// 64 times 5 min are over five hours.
 const MOST_CALM: u32 = 6;
@@ -66,7 +66,16 @@ impl Keepalive {
             0..SHORT_ONES => first.saturating_mul(1 << pings),
             _ => LONGEST.max(first),
         };
-        Some(silence.saturating_mul(1 << self.calmed.min(MOST_CALM)))
+        Some(self.calm(silence))
+    }
+
+    /// The silence after which a peer is asked at once when a request begins.
+    fn doubtful(&self) -> Duration {
+        self.calm(DOUBTFUL)
+    }
+
+    fn calm(&self, silence: Duration) -> Duration {
+        silence.saturating_mul(1 << self.calmed.min(MOST_CALM))
     }
 }
 
@@ -143,7 +152,7 @@ impl Watch {
         if self.doubted || begun <= heard {
             return Some(due);
         }
-        let silence = match begun.saturating_duration_since(heard) > DOUBTFUL {
+        let silence = match begun.saturating_duration_since(heard) > self.settings.doubtful() {
             true => Duration::ZERO,
             false => self.settings.silence(0)?,
         };
@@ -209,6 +218,8 @@ mod tests {
         let plain = Keepalive::default();
         assert_eq!(seconds(plain), [10, 20, 300, 300]);
         assert_eq!(seconds(Keepalive { calmed: 1, ..plain }), [20, 40, 600, 600]);
+        let doubtful = |calmed| Keepalive { calmed, ..plain }.doubtful().as_secs();
+        assert_eq!([0, 1, 2].map(doubtful), [30, 60, 120]);
         assert_eq!(seconds(Keepalive { calmed: 99, ..plain })[0], 640);
         assert_eq!(Keepalive { first: None, ..plain }.silence(0), None);
     }
