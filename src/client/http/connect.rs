@@ -49,16 +49,20 @@ pub(super) trait Stream: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> Stream for T {}
 
-/// How long a host may be silent before the system asks whether it is there, and between two such
-/// questions. This and the rest as in reqwest.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// How long what was sent may remain unacknowledged, or find no room at the peer.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How the system finds out that a host is gone: without power, say, or behind a NAT that has forgotten the
+/// connection. Over HTTP/1.1 nothing else does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    /// How long a host may be silent before the system asks whether it is there, and between two such
+    /// questions.
+    pub(super) keepalive: Option<Duration>,
+    /// How long what was sent may remain unacknowledged, or find no room at the peer.
+    pub(super) user_timeout: Option<Duration>,
+}
 
 /// TCP without delay, and Unix sockets. Names are resolved by the system (`getaddrinfo`): by the dial, which
 /// tries their addresses as it does those of an endpoint.
-pub(super) struct System;
+pub(super) struct System(pub(super) Watch);
 
 // === impl Connected ===
 
@@ -108,12 +112,46 @@ where
 
 impl Connect for System {
     fn connect(&self, address: &Address) -> BoxConnecting {
-        let address = address.clone();
-        Box::pin(async move { Ok(Connected::socket(open(&address).await?)) })
+        let (address, watch) = (address.clone(), self.0);
+        Box::pin(async move { Ok(Connected::socket(open(&address, watch).await?)) })
     }
 }
 
-async fn open(address: &Address) -> Result<Socket, BoxError> {
+// === impl Watch ===
+
+impl Watch {
+    fn set_on(self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
+        if let Some(silence) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(silence);
+            #[cfg(any(
+                target_os = "android",
+                target_os = "freebsd",
+                target_os = "ios",
+                target_os = "linux",
+                target_os = "macos",
+                target_os = "netbsd",
+            ))]
+            let keepalive = keepalive.with_interval(silence).with_retries(3);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        if let Some(timeout) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Watch {
+    /// As in reqwest.
+    fn default() -> Self {
+        let keepalive = Some(Duration::from_secs(15));
+        Self { keepalive, user_timeout: Some(Duration::from_secs(30)) }
+    }
+}
+
+async fn open(address: &Address, watch: Watch) -> Result<Socket, BoxError> {
     let stream = match address {
         Address::Socket(address) => TcpStream::connect(address).await?,
         // The dial has looked it up.
@@ -130,48 +168,50 @@ async fn open(address: &Address) -> Result<Socket, BoxError> {
         }
     };
     stream.set_nodelay(true)?;
-    if let Err(error) = watch(&stream) {
+    if let Err(error) = watch.set_on(&stream) {
         // Every connection serves without it.
-        tracing::trace!(%address, %error, "cannot set up TCP keepalive");
+        tracing::trace!(%address, %error, "cannot have TCP watch the connection");
     }
     Ok(Socket::tcp(stream))
 }
 
-/// Has the system find out that the host is gone: without power, say, or behind a NAT that has forgotten
-/// the connection. Over HTTP/1.1 nothing else does.
-fn watch(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    #[cfg(any(
-        target_os = "android",
-        target_os = "freebsd",
-        target_os = "ios",
-        target_os = "linux",
-        target_os = "macos",
-        target_os = "netbsd",
-    ))]
-    let keepalive = keepalive.with_interval(KEEPALIVE).with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(())
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::*;
+    use super::{super::Http, *};
+
+    async fn opened(http: Http) -> Result<(Socket, tokio::net::TcpListener), BoxError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = Address::from(listener.local_addr()?);
+        Ok((open(&address, http.settings.watch).await?, listener))
+    }
 
     /// R2: the system itself asks a host that is silent whether it is still there.
     #[tokio::test]
     async fn r2_a_connection_is_watched_by_the_system() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address::from(listener.local_addr().unwrap());
-        let socket = open(&address).await.unwrap();
+        let (socket, _listener) = opened(Http::default()).await.unwrap();
         let socket = socket.as_sock_ref();
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_watched_as_configured() {
+        let slowly = Http::default()
+            .tcp_keepalive(Some(Duration::from_secs(40)))
+            .tcp_user_timeout(Some(Duration::from_secs(200)));
+        let (socket, _listener) = opened(slowly).await.unwrap();
+        let socket = socket.as_sock_ref();
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(40));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(40));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(200)));
+
+        let not_at_all = Http::default().tcp_keepalive(None).tcp_user_timeout(None);
+        let (socket, _listener) = opened(not_at_all).await.unwrap();
+        let socket = socket.as_sock_ref();
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
     }
 }

@@ -34,8 +34,10 @@ struct Outcome {
     pool: Weak<Pool>,
     address: Address,
     known: bool,
-    /// Set by the first of two: whoever spawned it, once that is done, and the end of the task without a
-    /// result. The second tells the pool. A runtime that has ended drops the task within `spawn`, where
+    /// Whether the task ever ran, and so was not dropped within `spawn`.
+    ran: bool,
+    /// Set by the first of two: whoever spawned it, once that is done, and the end of a task that never
+    /// ran. The second tells the pool. A runtime that has ended drops the task within `spawn`, where
     /// the pool's lock is held.
     parted: Arc<AtomicBool>,
 }
@@ -72,10 +74,12 @@ fn run(
     let (keepalive, lifetime) = (pool.keepalive(), pool.lifetime());
     let timeout = settings.connect_timeout;
     let address = endpoint.addr().clone();
-    let outcome = Outcome { pool: Arc::downgrade(pool), address, known: false, parted };
+    let pool = Arc::downgrade(pool);
+    let mut outcome = Outcome { pool, address, known: false, ran: false, parted };
     let deadline = after(clock.now(), timeout);
     let trail = Trail::new(shunned);
     async move {
+        outcome.ran = true;
         let dial = Dial {
             id,
             endpoint: &endpoint,
@@ -132,7 +136,7 @@ impl Dial<'_> {
 
     async fn reach(&self, address: Address) -> Result<(Made, Arc<Monitor>), SharedCause> {
         match &address {
-            Address::Name { host, port } if self.settings.resolves => {
+            Address::Name { host, port } if self.settings.resolves() => {
                 let found = lookup::addresses(host, *port).await;
                 let addresses = found.map_err(|error| self.trail.note(&address, error))?;
                 self.race(addresses.map(Address::Socket), |address| self.connect(address)).await
@@ -150,7 +154,7 @@ impl Dial<'_> {
     /// holds up no other.
     async fn come_up(&self, address: &Address) -> Result<(Made, Arc<Monitor>), BoxError> {
         self.trail.begin(address);
-        let stream = self.settings.connector.connect(address).await?;
+        let stream = self.settings.connect(address).await?;
         let Secured { stream, spoken, scheme, server_name } = match &self.settings.secure {
             Some(secure) => secure.secure(stream, self.endpoint, self.offer).await?,
             None => Secured::plain(stream),
@@ -205,7 +209,7 @@ impl Outcome {
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        if self.known || !self.parted.swap(true, Ordering::AcqRel) {
+        if self.known || (!self.ran && !self.parted.swap(true, Ordering::AcqRel)) {
             return;
         }
         if let Some(pool) = self.pool.upgrade() {

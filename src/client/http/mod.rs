@@ -47,6 +47,7 @@ pub use self::{
     service::{HttpFuture, HttpService},
 };
 use self::{
+    connect::{System, Watch},
     h2::Keepalive,
     pool::Pool,
     secure::{Offer, Secure},
@@ -54,7 +55,7 @@ use self::{
 use crate::{
     balance::{Balance, Builder},
     discovery::Discover,
-    endpoint::{Endpoint, Protocol},
+    endpoint::{Address, Endpoint, Protocol},
     error::BuildError,
     node::Link,
     pool::MakeEndpoint,
@@ -95,9 +96,9 @@ struct Settings {
     max_idle: usize,
     /// What is offered of HTTP/2 to endpoints whose protocol is unknown, if that was chosen.
     http2: Option<Offer>,
-    connector: Arc<dyn Connect>,
-    /// Whether a dial looks names up before the connector is asked.
-    resolves: bool,
+    /// The system's without one.
+    connector: Option<Arc<dyn Connect>>,
+    watch: Watch,
     secure: Option<Arc<dyn Secure>>,
     max_connections: usize,
     max_age: Option<Duration>,
@@ -191,18 +192,35 @@ impl Http {
 
     /// What opens the byte streams; TCP with `TCP_NODELAY`, and Unix sockets, by default.
     ///
-    /// That TCP finds out by itself when the host is gone, as it is without power: it asks after 15 s of
-    /// silence and then every 15 s, and gives up after three questions (keepalive). On Linux it gives up
-    /// after 30 s, also where what was sent has not been acknowledged, or finds no room at a peer that
-    /// has stopped reading (`TCP_USER_TIMEOUT`).
+    /// That TCP finds out by itself when the host is gone; see [`tcp_keepalive`](Self::tcp_keepalive) and
+    /// [`tcp_user_timeout`](Self::tcp_user_timeout), which are for it alone.
     ///
     /// Such a connector is given names as they are. Otherwise they are resolved by the system
     /// (`getaddrinfo`), and their addresses tried as those of an endpoint are.
     pub fn connector(self, connector: impl Connect) -> Self {
-        self.with(|settings| {
-            settings.connector = Arc::new(connector);
-            settings.resolves = false;
-        })
+        self.with(|settings| settings.connector = Some(Arc::new(connector)))
+    }
+
+    /// How long a host may be silent over TCP before the system asks whether it is there (keepalive); 15 s
+    /// by default, `None` asks never. In whole seconds, 1 at least.
+    ///
+    /// On Linux, Android, Apple's systems, FreeBSD and NetBSD it asks again after as long, and gives up
+    /// after three questions; elsewhere, as on Windows, at the system's own pace. It is the only way in which
+    /// an HTTP/1.1 connection learns that its host is gone, as one without power is.
+    pub fn tcp_keepalive(self, silence: Option<Duration>) -> Self {
+        let silence = silence.map(|silence| silence.max(Duration::from_secs(1)));
+        self.with(|settings| settings.watch.keepalive = silence)
+    }
+
+    /// How long what was sent over TCP may remain unacknowledged, or find no room at the peer, before
+    /// the connection breaks (`TCP_USER_TIMEOUT`, on Linux and Android); 30 s by default, 1 ms at
+    /// least; `None` leaves that to the system, which takes about a quarter of an hour.
+    ///
+    /// A peer that is alive and reads nothing is cut by it, too: a server that pauses an upload for longer
+    /// loses it, and nobody knows what became of that request. Where servers do so, take a longer time.
+    pub fn tcp_user_timeout(self, timeout: Option<Duration>) -> Self {
+        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
+        self.with(|settings| settings.watch.user_timeout = timeout)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -250,6 +268,18 @@ where
 // === impl Settings ===
 
 impl Settings {
+    fn connect(&self, address: &Address) -> BoxConnecting {
+        match &self.connector {
+            Some(connector) => connector.connect(address),
+            None => System(self.watch).connect(address),
+        }
+    }
+
+    /// Whether a dial looks names up before the connector is asked.
+    fn resolves(&self) -> bool {
+        self.connector.is_none()
+    }
+
     fn offer(&self, endpoint: &Endpoint) -> Offer {
         match (endpoint.protocol(), self.http2) {
             (Protocol::Http1, _) => Offer::Http1,
@@ -268,8 +298,8 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(90),
             max_idle: 32,
             http2: None,
-            connector: Arc::new(connect::System),
-            resolves: true,
+            connector: None,
+            watch: Watch::default(),
             secure: None,
             max_connections: 10,
             max_age: None,
@@ -288,6 +318,7 @@ impl fmt::Debug for Settings {
             .field("max_connections", &self.max_connections)
             .field("max_age", &self.max_age)
             .field("keepalive", &self.keepalive)
+            .field("watch", &self.watch)
             .finish_non_exhaustive()
     }
 }

@@ -71,7 +71,7 @@ impl Socket {
         Check(Arc::downgrade(&self.shared))
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn as_sock_ref(&self) -> SockRef<'_> {
         each!(Write, &*self.shared, half => SockRef::from(half.as_ref()))
     }
