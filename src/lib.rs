@@ -84,6 +84,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod balance;
+#[cfg(any(feature = "dns", feature = "http"))]
+mod blocking;
 #[cfg(feature = "http")]
 pub mod client;
 pub mod discovery;

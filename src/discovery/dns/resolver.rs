@@ -99,6 +99,9 @@ impl Resolver {
     /// through mDNS, NIS or another module of nsswitch.conf. It tells no TTL, so it is asked every
     /// 5 s; it does not tell a name that does not exist from a resolver that is down, so that both
     /// leave the last set; and it knows no SRV records.
+    ///
+    /// While eight names hang, every other name of the same resolver waits for a thread, and fails after
+    /// 30 s: names that may hang are better given a resolver of their own.
     #[must_use]
     pub fn getaddrinfo() -> Self {
         Self { kind: Kind::Getaddrinfo(Arc::new(Getaddrinfo::new())) }
