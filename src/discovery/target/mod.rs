@@ -72,6 +72,11 @@ pub struct Target {
 /// `srv`, and for `k8s` the client of a cluster (one for each `kubeconfig` and `context`) and the watch of
 /// a Service.
 ///
+/// The resolver, and the clients with their connections to API servers, are kept until the last clone is
+/// gone, the last target that was parsed with it, and the last balancer over such a target; so also while
+/// nothing is balanced. Watches and questions end with those who want them. A program that parses targets
+/// once has no need to keep it.
+///
 /// ```
 /// use evenkeel::{
 ///     Balance, Endpoint,
