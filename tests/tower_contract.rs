@@ -241,6 +241,36 @@ where
     assert_eq!(of(&balance.status(), 1).link, LinkState::Up);
 }
 
+/// T4: what the client before says later is not said of the one that took its place, and what runs on it
+/// has the time to drain.
+#[tokio::test(start_paused = true)]
+async fn t4_the_client_of_a_service_that_was_made_anew_has_no_say_any_more() {
+    let world = World::new();
+    let make = Managed(Arc::clone(&world));
+    let balance = over(just(set([1]))).drain_timeout(5 * SECOND).make(make).unwrap();
+    let (gate, ask) = Ask::held();
+    let running = tokio::spawn(balance.clone().oneshot(ask));
+    balance.ready().await.unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    let before = world.link(1);
+    world.spoil(1);
+    balance.clone().oneshot(Ask::default()).await.unwrap_err();
+    before.up();
+    assert!(matches!(of(&balance.status(), 1).link, LinkState::Failed { .. }));
+    balance.ready().await.unwrap();
+    assert_eq!(world.made_of(1), 2);
+    before.failed("late");
+    assert_eq!(of(&balance.status(), 1).link, LinkState::Up);
+    assert_eq!(balance.clone().oneshot(Ask::default()).await.unwrap(), name(1));
+
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(world.closed().len(), 0);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(world.closed(), [name(1)]);
+    gate.send(()).unwrap();
+    assert_eq!(running.await.unwrap().unwrap(), name(1));
+}
+
 /// T4: with a single endpoint the call that found it broken fails at once with the cause; later ones
 /// wait until it is made anew, within `wait_for_endpoints`.
 #[tokio::test(start_paused = true)]

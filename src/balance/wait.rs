@@ -19,6 +19,14 @@ use crate::{
     },
 };
 
+/// A service that is not ready. It goes before its place is free.
+struct Parked<S> {
+    service: S,
+    lease: Lease,
+    /// Which of the services of its node it is.
+    generation: u32,
+}
+
 /// Kept off the straight way of a call, which never allocates it.
 pub(super) struct Detour<S, K> {
     shared: Arc<Shared<S, K>>,
@@ -26,8 +34,7 @@ pub(super) struct Detour<S, K> {
     /// The last endpoint that was tried, and what came of it.
     last: Option<(Endpoint, BoxError)>,
     /// The first node whose service was not ready: waited for when all are not.
-    /// Its service goes before its place is free.
-    parked: Option<(S, Lease)>,
+    parked: Option<Parked<S>>,
     /// A node that may be asked once more, if no other takes the request.
     second_chance: Option<NodeId>,
     /// A peer may have processed the request, which does no harm if another does, too.
@@ -123,7 +130,8 @@ impl<S, K> Detour<S, K> {
             return self.leave(lease, None);
         }
         self.tried.push(lease.node().id());
-        self.parked = Some((service, lease));
+        let generation = lease.node().link.generation();
+        self.parked = Some(Parked { service, lease, generation });
     }
 
     /// Looks for a place. `None` if it is worth waiting for one: then news will be heard from before
@@ -236,15 +244,16 @@ impl<S, K> Detour<S, K> {
         cx: &mut Context<'_>,
         poll_ready: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Option<(S, Lease)>> {
-        let Some((service, lease)) = &mut self.parked else { return Poll::Pending };
-        if let Err(error) = ready!(poll_ready(service, cx)) {
+        let Some(parked) = &mut self.parked else { return Poll::Pending };
+        if let Err(error) = ready!(poll_ready(&mut parked.service, cx)) {
+            let lease = &mut parked.lease;
             let cause = SharedError::new(error);
             self.last = Some((lease.endpoint(), cause.clone().into()));
-            lease.node().fail_readiness(cause);
+            lease.node().fail_readiness_of(parked.generation, cause);
             lease.pass();
             self.parked = None;
         }
-        Poll::Ready(self.parked.take())
+        Poll::Ready(self.parked.take().map(|parked| (parked.service, parked.lease)))
     }
 
     #[inline(never)]
@@ -270,7 +279,7 @@ impl<S, K> Detour<S, K> {
     /// The request goes out elsewhere, or nowhere: what is parked gives up its place, and counts as
     /// untried.
     pub(super) fn unpark(&mut self) {
-        if let Some((service, lease)) = self.parked.take() {
+        if let Some(Parked { service, lease, .. }) = self.parked.take() {
             self.tried.retain(|&id| id != lease.node().id());
             drop(service);
             lease.cancel();
@@ -308,7 +317,7 @@ impl<S, K> Detour<S, K> {
 impl<S, K> Drop for Detour<S, K> {
     fn drop(&mut self) {
         // Nothing was sent to what is parked, so nothing was abandoned there.
-        if let Some((_, lease)) = &mut self.parked {
+        if let Some(Parked { lease, .. }) = &mut self.parked {
             lease.pass();
         }
     }

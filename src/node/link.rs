@@ -39,9 +39,13 @@ const PROVEN_AFTER: Duration = Duration::from_secs(1);
 ///
 /// Given to [`MakeEndpoint::make`](crate::pool::MakeEndpoint::make). A client that owns its connection registers
 /// with [`manage`](Self::manage) and then reports every change; one that does not, ignores it.
-/// Reports may come from any task and never block.
+/// Reports may come from any task and never block. Once the client's readiness has failed they count for
+/// nothing: the service is made anew, with a link of its own.
 #[derive(Clone)]
-pub struct Link(Arc<Node>);
+pub struct Link {
+    node: Arc<Node>,
+    generation: u32,
+}
 
 /// What the pool asks of a client that manages its connection.
 ///
@@ -64,8 +68,8 @@ pub trait Dial: Send + Sync + 'static {
     /// order, as the protocol has it.
     fn close(&self);
 
-    /// The endpoint is gone and its time to drain is over: cut what is left. As
-    /// [`close`](Self::close) by default.
+    /// The endpoint is gone, or the service was made anew, and the time to drain is over: cut what is
+    /// left. As [`close`](Self::close) by default.
     fn cut(&self) {
         self.close();
     }
@@ -104,8 +108,10 @@ pub(crate) struct LinkCell {
     cause: Mutex<Option<SharedError>>,
     /// Of the service that was made last.
     dialer: Mutex<Option<Dialer>>,
-    /// The client's readiness failed: its service is to be made anew.
-    unfit: AtomicBool,
+    /// How often a service was made: only the last has a say.
+    generation: AtomicU32,
+    /// The generation whose readiness failed: its service is to be made anew.
+    unfit: AtomicU32,
     /// What closes the connections after the last request, where the pool is gone before.
     survivor: Survivor,
     /// It failed by a connection that was closed unused, and a request that finds nothing better may
@@ -158,7 +164,8 @@ impl LinkCell {
             failures_in_a_row: AtomicU32::new(0),
             cause: Mutex::new(None),
             dialer: Mutex::new(None),
-            unfit: AtomicBool::new(false),
+            generation: AtomicU32::new(1),
+            unfit: AtomicU32::new(0),
             survivor: Survivor::default(),
             early: AtomicBool::new(false),
             dialled_early: AtomicBool::new(false),
@@ -187,7 +194,7 @@ impl LinkCell {
 
     /// Whether a request that finds nothing better may have it dialled before its backoff ends.
     pub(crate) fn may_be_early(&self) -> bool {
-        self.is_failed() && self.early.load(Ordering::Acquire)
+        self.is_failed() && self.early.load(Ordering::Acquire) && !self.is_unfit()
     }
 
     /// Whether it failed and has not been up since.
@@ -208,12 +215,24 @@ impl LinkCell {
     /// Whether its service is to be made anew: the client's readiness failed, or it knows nothing of
     /// dials.
     pub(crate) fn is_unfit(&self) -> bool {
-        self.unfit.load(Ordering::Acquire) || !self.is_managed()
+        self.is_unready() || !self.is_managed()
     }
 
-    /// Its service is about to be made anew.
-    pub(crate) fn forget_unfit(&self) {
-        self.unfit.store(false, Ordering::Release);
+    fn is_unready(&self) -> bool {
+        self.unfit.load(Ordering::Acquire) == self.generation()
+    }
+
+    /// Which of its services is the last.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Its service is about to be made anew: what the client before says counts for nothing any more.
+    /// Returns that client.
+    pub(crate) fn renew(&self) -> Option<Weak<dyn Dial>> {
+        let mut dialer = self.dialer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        dialer.take().map(|dialer| dialer.0)
     }
 
     /// The nanoseconds of the fleet until which a failed link rests.
@@ -293,12 +312,12 @@ impl Node {
 
     /// Marks the link failed and begins its backoff.
     pub(crate) fn fail_link(self: &Arc<Self>, cause: SharedError) {
-        self.fail_link_for(BACKOFF_LIMIT, cause);
+        self.fail_link_for(BACKOFF_LIMIT, false, cause);
     }
 
-    /// The same with a backoff of at most `limit` and its jitter.
-    fn fail_link_for(self: &Arc<Self>, limit: Duration, cause: SharedError) {
-        self.link.early.store(false, Ordering::Release);
+    /// The same with a backoff of at most `limit` and its jitter, which a request may end `early`; false if
+    /// it had failed already.
+    fn fail_link_for(self: &Arc<Self>, limit: Duration, early: bool, cause: SharedError) -> bool {
         let now = self.fleet.now_nanos();
         // Of many who report one failure at once, one counts it.
         let until = |backoff: Duration| now.saturating_add(nanos(backoff)) << TIME_SHIFT;
@@ -306,8 +325,9 @@ impl Node {
         let Some(before) =
             self.link.shift(|kind| kind != FAILED, |_| failed | until(BACKOFF_LIMIT))
         else {
-            return;
+            return false;
         };
+        self.link.early.store(early, Ordering::Release);
         if self.link.is_proven(before, now) {
             self.link.failures_in_a_row.store(0, Ordering::Relaxed);
         }
@@ -322,12 +342,28 @@ impl Node {
         }
         self.fleet.signal.note();
         self.attend();
+        true
     }
 
     /// The client's readiness failed: as a link that failed, and no dial mends it.
     pub(crate) fn fail_readiness(self: &Arc<Self>, cause: SharedError) {
-        self.link.unfit.store(true, Ordering::Release);
-        self.fail_link(cause);
+        self.fail_readiness_of(self.link.generation(), cause);
+    }
+
+    /// The same of the client of a `generation`, which may not be the last any more.
+    pub(crate) fn fail_readiness_of(self: &Arc<Self>, generation: u32, cause: SharedError) {
+        if generation == self.link.generation() {
+            self.link.unfit.fetch_max(generation, Ordering::AcqRel);
+            self.fail_link(cause);
+        }
+    }
+
+    fn dial_anew(self: &Arc<Self>, cause: &SharedError) {
+        tracing::debug!(endpoint = %self, error = %chain(cause), "connection lost");
+        self.link.advance(IDLE);
+        self.forget_failures();
+        self.fleet.signal.note();
+        self.want();
     }
 
     /// The backoff is over, as the driver says: it may dial, or leave the node for when it is wanted.
@@ -344,7 +380,7 @@ impl Node {
 
     /// Ends the backoff for a request that wants it, if it may be dialled early.
     pub(crate) fn end_backoff_early(&self) {
-        if self.link.is_failed() && self.link.early.swap(false, Ordering::AcqRel) {
+        if self.link.may_be_early() && self.link.early.swap(false, Ordering::AcqRel) {
             self.link.dialled_early.store(true, Ordering::Release);
             self.end_backoff();
         }
@@ -408,91 +444,110 @@ impl Node {
 // === impl Link ===
 
 impl Link {
+    /// Of the service that is made next.
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self(node)
+        let generation = node.link.generation();
+        Self { node, generation }
     }
 
     /// A link that no pool looks at, for trying a client on its own.
     pub fn standalone(endpoint: &Endpoint) -> Self {
-        Self(Node::standalone(endpoint))
+        Self::new(Node::standalone(endpoint))
     }
 
     /// The endpoint, as discovery describes it now.
     pub fn endpoint(&self) -> Endpoint {
-        self.0.endpoint()
+        self.node.endpoint()
     }
 
     /// The clock of the pool, for a client's own timers.
     #[cfg(feature = "http")]
     pub(crate) fn clock(&self) -> super::Clock {
-        self.0.fleet.clock().clone()
+        self.node.fleet.clock().clone()
     }
 
     /// Where the pool's tasks run.
     #[cfg(feature = "http")]
     pub(crate) fn runtime(&self) -> Option<tokio::runtime::Handle> {
-        self.0.fleet.runtime()
+        self.node.fleet.runtime()
     }
 
     /// A number from 0 to 1, by chance.
     #[cfg(feature = "http")]
     pub(crate) fn chance(&self) -> f64 {
-        self.0.fleet.seeds.rng().next_f64()
+        self.node.fleet.seeds.rng().next_f64()
     }
 
     /// A wait for `until`, wherever it is polled; or for the end of the pool's runtime, after which
     /// nothing is worth a wait.
     #[cfg(feature = "http")]
     pub(crate) async fn sleep_until(&self, until: Instant) {
-        let fleet = &self.0.fleet;
+        let fleet = &self.node.fleet;
         let mut sleep = std::pin::pin!(fleet.sleep_until(until));
         let _ = std::future::poll_fn(|cx| fleet.poll_sleep(sleep.as_mut(), cx)).await;
     }
 
     /// The state that was last reported.
     pub fn state(&self) -> LinkState {
-        self.0.link_state()
+        self.node.link_state()
     }
 
     /// Declares that the client reports its connection, which is idle now. Held weakly, since the
     /// client holds its link; the last registration stands, since a service may be made anew.
     pub fn manage(&self, dialer: Weak<dyn Dial>) {
-        let link = &self.0.link;
-        *link.dialer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Dialer(dialer));
+        let link = &self.node.link;
+        let mut registered = link.dialer.lock().unwrap_or_else(PoisonError::into_inner);
+        if link.generation() != self.generation {
+            return;
+        }
+        *registered = Some(Dialer(dialer));
+        drop(registered);
         // One that failed is not dialled before requests see the new service.
         link.shift(|kind| kind != FAILED, |word| word & FAILING | IDLE);
     }
 
+    /// The node, if what this client says of it counts: no longer once its service was made anew, nor
+    /// while that is due, which no connection mends.
+    fn heard(&self) -> Option<&Arc<Node>> {
+        let link = &self.node.link;
+        let rests_unready = link.is_failed() && link.is_unready();
+        (link.generation() == self.generation && !rests_unready).then_some(&self.node)
+    }
+
     /// A dial began.
     pub fn connecting(&self) {
-        self.0.link.advance(CONNECTING);
+        if let Some(node) = self.heard() {
+            node.link.advance(CONNECTING);
+        }
     }
 
     /// The connection is there: the peer accepted it, or, where the protocol lets it speak first,
     /// has spoken.
     pub fn up(&self) {
-        let up = UP | self.0.fleet.now_nanos() << TIME_SHIFT;
-        let Some(before) = self.0.link.shift(|kind| kind != UP, |_| up) else { return };
+        let Some(node) = self.heard() else { return };
+        let up = UP | node.fleet.now_nanos() << TIME_SHIFT;
+        let Some(before) = node.link.shift(|kind| kind != UP, |_| up) else { return };
         if before & KIND == RESTING {
             // It counted as up, and a connection a request is no change worth telling.
             return;
         }
         if before & FAILING == 0 {
-            tracing::debug!(endpoint = %self.0, "connected");
+            tracing::debug!(endpoint = %node, "connected");
         } else {
-            tracing::info!(endpoint = %self.0, "connected again");
+            tracing::info!(endpoint = %node, "connected again");
         }
-        self.0.report.connected();
-        self.0.attend();
-        self.0.fleet.signal.raise();
+        node.report.connected();
+        node.attend();
+        node.fleet.signal.raise();
     }
 
     /// The last connection was closed cleanly, as idle ones are; the next request dials. For one that
     /// was of use, or closed by the client itself: what the peer closed before it had carried anything
     /// is [`closed_unused`](Self::closed_unused).
     pub fn resting(&self) {
-        self.0.link.advance(RESTING);
-        tracing::trace!(endpoint = %self.0, "connection closed while idle");
+        let Some(node) = self.heard() else { return };
+        node.link.advance(RESTING);
+        tracing::trace!(endpoint = %node, "connection closed while idle");
     }
 
     /// The peer closed the last connection, cleanly, and no request was ever sent on it. A second after
@@ -501,59 +556,55 @@ impl Link {
     /// be a server after all, that closes what is idle very soon: a request that nobody else can serve
     /// does not wait for the end of the backoff.
     pub fn closed_unused(&self, cause: impl Into<BoxError>) {
-        let word = self.0.link.word.load(Ordering::Acquire);
-        let link = &self.0.link;
-        if word & KIND == RESTING || link.is_proven(word, self.0.fleet.now_nanos()) {
+        let Some(node) = self.heard() else { return };
+        let link = &node.link;
+        let word = link.word.load(Ordering::Acquire);
+        if word & KIND == RESTING || link.is_proven(word, node.fleet.now_nanos()) {
             return self.resting();
         }
-        let early = !link.dialled_early.swap(false, Ordering::AcqRel);
-        self.0.fail_link_for(BACKOFF_LIMIT_ACCEPTED, SharedError::new(cause));
-        link.early.store(early, Ordering::Release);
-        if early {
-            // Who waits heard of the failure before.
-            self.0.fleet.signal.raise();
+        let early = !link.dialled_early.load(Ordering::Acquire);
+        if node.fail_link_for(BACKOFF_LIMIT_ACCEPTED, early, SharedError::new(cause)) {
+            link.dialled_early.store(false, Ordering::Release);
         }
     }
 
     /// The last connection broke, or the peer is about to close it: the pool dials anew, at once
     /// unless it had only just come up.
     pub fn lost(&self, cause: impl Into<BoxError>) {
+        let Some(node) = self.heard() else { return };
         let cause = SharedError::new(cause);
-        let word = self.0.link.word.load(Ordering::Acquire);
-        let proven = self.0.link.is_proven(word, self.0.fleet.now_nanos());
+        let word = node.link.word.load(Ordering::Acquire);
+        let proven = node.link.is_proven(word, node.fleet.now_nanos());
         if word & KIND != RESTING && !proven {
             // Only just up, or never: dialled at once, this could go round and round.
-            return self.0.fail_link_for(BACKOFF_LIMIT_ACCEPTED, cause);
+            node.fail_link_for(BACKOFF_LIMIT_ACCEPTED, false, cause);
+            return;
         }
-        self.dial_anew(&cause);
+        node.dial_anew(&cause);
     }
 
     /// The connection served its purpose and is gone or about to be, as after a GOAWAY: the pool dials
     /// anew at once, and counts no failure.
     pub fn outlived(&self, cause: impl Into<BoxError>) {
-        self.dial_anew(&SharedError::new(cause));
-    }
-
-    fn dial_anew(&self, cause: &SharedError) {
-        tracing::debug!(endpoint = %self.0, error = %chain(cause), "connection lost");
-        self.0.link.advance(IDLE);
-        self.0.forget_failures();
-        self.0.fleet.signal.note();
-        self.0.want();
+        if let Some(node) = self.heard() {
+            node.dial_anew(&SharedError::new(cause));
+        }
     }
 
     /// The dial failed. The pool dials again after a backoff: 0.25 s, times 1.6 for each failure in
     /// a row, at most 10 s, and 20 % more or less by chance. (At most 4 s where it came up each time, and
     /// was [`lost`](Self::lost) or [closed](Self::closed_unused) within a second.)
     pub fn failed(&self, cause: impl Into<BoxError>) {
-        self.0.fail_link(SharedError::new(cause));
+        if let Some(node) = self.heard() {
+            node.fail_link(SharedError::new(cause));
+        }
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("endpoint", &self.0.endpoint())
+            .field("endpoint", &self.node.endpoint())
             .field("state", &self.state())
             .finish()
     }
@@ -595,7 +646,7 @@ mod tests {
                 link.up();
                 report(&link);
                 let LinkState::Failed { until } = link.state() else { panic!("{link:?}") };
-                until.saturating_duration_since(link.0.fleet.now())
+                until.saturating_duration_since(link.node.fleet.now())
             });
             rests.max().unwrap().as_secs_f64()
         };
@@ -617,5 +668,65 @@ mod tests {
         assert!(!node.link.is_up() && node.link.is_failing());
         node.end_backoff();
         assert!(node.link.is_up());
+    }
+
+    /// What dials nothing.
+    struct Idler;
+
+    impl Dial for Idler {
+        fn dial(&self) {}
+
+        fn close(&self) {}
+    }
+
+    #[test]
+    fn reports_of_a_client_count_until_its_service_is_made_anew() {
+        let link = Link::standalone(&Endpoint::new(([10, 0, 0, 1], 80)));
+        let client: Arc<dyn Dial> = Arc::new(Idler);
+        let node = Arc::clone(&link.node);
+        link.manage(Arc::downgrade(&client));
+        link.up();
+        node.fail_readiness(SharedError::new("broken"));
+        let failed = node.link_state();
+        let report = |link: &Link| {
+            link.connecting();
+            link.up();
+            link.resting();
+            link.outlived("a GOAWAY");
+            link.lost("reset");
+            link.closed_unused("closed");
+            link.failed("refused");
+        };
+        report(&link);
+        assert_eq!(node.link_state(), failed, "no dial mends it");
+        assert!(node.link.is_unfit() && !node.link.may_be_early());
+
+        assert!(node.link.renew().is_some());
+        let another = Link::new(Arc::clone(&node));
+        another.manage(Arc::downgrade(&client));
+        link.manage(Weak::<Idler>::new());
+        assert!(node.dialer().is_some() && !node.link.is_unfit());
+        report(&link);
+        assert_eq!(node.link_state(), failed);
+        another.up();
+        report(&link);
+        node.fail_readiness_of(link.generation, SharedError::new("broken"));
+        assert_eq!(node.link_state(), LinkState::Up);
+        assert!(!node.link.is_unfit());
+    }
+
+    /// No request has a service dialled that is to be made anew.
+    #[test]
+    fn a_failed_readiness_rests_to_the_end_of_its_backoff() {
+        let link = Link::standalone(&Endpoint::new(([10, 0, 0, 1], 80)));
+        let client: Arc<dyn Dial> = Arc::new(Idler);
+        link.manage(Arc::downgrade(&client));
+        link.up();
+        link.closed_unused("closed");
+        assert!(link.node.link.may_be_early());
+        link.node.fail_readiness(SharedError::new("broken"));
+        assert!(!link.node.link.may_be_early());
+        link.node.end_backoff_early();
+        assert!(link.node.link.is_failed());
     }
 }

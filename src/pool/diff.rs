@@ -1,6 +1,10 @@
 //! What a new set changes: by identity for connections, by value for the rest.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use super::{
     apply::{Applying, Settling},
@@ -10,7 +14,7 @@ use super::{
 use crate::{
     discovery::Endpoints,
     endpoint::{Endpoint, Identity},
-    node::{Fleet, Link, Node},
+    node::{Dial, Fleet, Link, Node},
 };
 
 /// The nodes that discovery lists, and those that it listed and that requests still hold.
@@ -21,6 +25,8 @@ pub(crate) struct Roster<S> {
     /// No longer listed, but still in the snapshot that requests see.
     pub(super) leaving: HashMap<Identity, Member<S>>,
     pub(super) draining: HashMap<Identity, Draining<S>>,
+    /// Clients of services that were made anew. Those that run nothing any more are gone, or soon.
+    replaced: Vec<Replaced>,
     next_id: u64,
     pub(super) fleet: Arc<Fleet>,
 }
@@ -39,6 +45,13 @@ pub(crate) struct Member<S> {
 pub(super) struct Draining<S> {
     pub(super) member: Member<S>,
     pub(super) until: Instant,
+}
+
+/// What had a service before it was made anew; requests may run on there until then.
+#[derive(Debug)]
+struct Replaced {
+    client: Weak<dyn Dial>,
+    until: Instant,
 }
 
 /// What a set changed.
@@ -60,6 +73,7 @@ impl<S> Roster<S> {
             index: HashMap::new(),
             leaving: HashMap::new(),
             draining: HashMap::new(),
+            replaced: Vec::new(),
             next_id: 0,
             fleet,
         }
@@ -126,8 +140,9 @@ impl<S> Roster<S> {
         Member { node, service, share: None, endpoint }
     }
 
-    /// Makes the service of `node` anew; false if it is not listed.
-    pub(crate) fn remake<M>(&mut self, node: &Arc<Node>, make: &M) -> bool
+    /// Makes the service of `node` anew, and gives what runs on the one before time `until` then; false if
+    /// it is not listed.
+    pub(crate) fn remake<M>(&mut self, node: &Arc<Node>, make: &M, until: Instant) -> bool
     where
         M: MakeEndpoint<Service = S>,
     {
@@ -135,7 +150,8 @@ impl<S> Roster<S> {
         else {
             return false;
         };
-        node.link.forget_unfit();
+        self.replaced.retain(|replaced| replaced.client.strong_count() > 0);
+        self.replaced.extend(node.link.renew().map(|client| Replaced { client, until }));
         member.service = make.make(&member.endpoint, Link::new(Arc::clone(node)));
         true
     }
@@ -165,10 +181,18 @@ impl<S> Roster<S> {
             }
             !overdue
         });
+        self.replaced.retain(|replaced| {
+            let overdue = replaced.until <= now;
+            if let Some(client) = replaced.client.upgrade().filter(|_| overdue) {
+                client.cut();
+            }
+            !overdue
+        });
     }
 
     pub(crate) fn next_overdue(&self) -> Option<Instant> {
-        self.draining.values().map(|draining| draining.until).min()
+        let draining = self.draining.values().map(|draining| draining.until);
+        draining.chain(self.replaced.iter().map(|replaced| replaced.until)).min()
     }
 
     /// All that there are.

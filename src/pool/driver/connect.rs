@@ -6,7 +6,7 @@ use super::Driver;
 use crate::{
     discovery::Endpoints,
     error::SharedError,
-    node::Node,
+    node::{Node, after},
     policy::{Preconnect, Scope},
     pool::{dials::Rested, make::MakeEndpoint, upkeep::Upkeep},
 };
@@ -44,12 +44,13 @@ where
         for node in self.dials.silent(&self.fleet) {
             node.fail_link(SharedError::new("the client did not say how its dial went"));
         }
+        let drained = after(now, self.limits.drain_timeout);
         let mut fit = Vec::new();
         for rested in self.dials.rested(&self.fleet) {
             match rested {
                 Rested::Fit(node) => fit.push(node),
                 Rested::Unfit(node) => {
-                    if self.roster.remake(&node, &self.make) {
+                    if self.roster.remake(&node, &self.make, drained) {
                         self.outdated = true;
                         self.remade.push(node);
                     }
