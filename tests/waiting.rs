@@ -431,6 +431,26 @@ async fn r9_a_panic_of_source_policy_or_make_closes_the_balancer() {
     assert_closed(balance).await;
 }
 
+/// Rule 10: what clients have open is closed then as at any other end.
+#[tokio::test]
+async fn r9_a_panic_closes_what_the_clients_have_open() {
+    let world = World::new();
+    let balance = Balance::builder(just(set(1..=2)))
+        .policy(RoundRobin::new())
+        .complete_at_response()
+        .make(Managed(Arc::clone(&world)))
+        .unwrap();
+    guard(balance.ready()).await.unwrap();
+    balance.update(Settings::new().policy(Panics)).unwrap();
+    let closed = async {
+        while world.closed().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    guard(closed).await;
+    assert_closed(balance).await;
+}
+
 /// Rule 10: the timer of an attempt goes with the runtime of its balancer, and takes nobody along: a
 /// call that is polled on another, through a client of its own, fails and says that a server may have it.
 #[test]

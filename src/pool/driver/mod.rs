@@ -9,9 +9,11 @@ mod news;
 mod publish;
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::{Pin, pin},
     sync::{Arc, Weak},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -78,7 +80,7 @@ pub(crate) struct Driver<M: MakeEndpoint, K: Clone> {
     /// When the policy wants its pickers built anew.
     rebuild_at: Option<Instant>,
     /// As so many endpoints the snapshot takes to drop.
-    published: usize,
+    published_size: usize,
     /// The snapshot no longer says what the roster does.
     outdated: bool,
     /// So does the list of those that drain.
@@ -138,7 +140,7 @@ where
             news: News::default(),
             clear_at: None,
             rebuild_at: None,
-            published: 0,
+            published_size: 0,
             outdated: false,
             drained: false,
             remade: Vec::new(),
@@ -154,13 +156,16 @@ where
         ends: DriverEnds<K>,
         attended: mpsc::UnboundedReceiver<Arc<Node>>,
     ) {
-        self.serve(updates, ends, attended).await;
+        let served = catch_panic(self.serve(updates, ends, attended)).await;
         let empty = Roster::new(Arc::clone(&self.fleet));
         let roster = std::mem::replace(&mut self.roster, empty);
         // The farewell goes before the services.
         drop(self);
         close(&roster).await;
         let_go(roster.listed().len(), roster);
+        if let Err(panic) = served {
+            resume_unwind(panic);
+        }
     }
 
     async fn serve(
@@ -242,6 +247,16 @@ where
         let listed = self.roster.listed().iter().map(|member| &member.node);
         leaving.is_over(self.fleet.now(), listed.chain(self.roster.draining()), &self.shared)
     }
+}
+
+/// What panicked is not polled again, nor looked at but for its end.
+async fn catch_panic<T>(work: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
+    })
+    .await
 }
 
 /// Closes what the services have open, which a peer that reads no more could else keep for ever.

@@ -34,7 +34,9 @@ impl News {
         if !signal.is_noted() {
             return;
         }
-        match self.told_at.map(|at| after(at, between(calls, nodes))) {
+        // A clock that went back says nothing of the pause.
+        let told_at = self.told_at.filter(|&at| at <= now);
+        match told_at.map(|at| after(at, between(calls, nodes))) {
             Some(earliest) if earliest > now => self.due = Some(earliest),
             _ => {
                 self.told_at = Some(now);
@@ -74,5 +76,7 @@ mod tests {
         assert_eq!(tell(ms(103), usize::MAX, 2), (true, Some(ms(1_102))));
         signal.raise();
         assert_eq!(tell(ms(104), 1, 1), (false, None), "all heard of it otherwise");
+        signal.note();
+        assert_eq!(tell(ms(5), 1, 1), (false, None), "the clock went back");
     }
 }

@@ -84,7 +84,7 @@ where
         };
         self.fleet.expect_timed(model != LatencyModel::None);
         let before = self.shared.snapshot.swap(Arc::new(snapshot));
-        let_go_of_shared(std::mem::replace(&mut self.published, size), before);
+        let_go_of_shared(std::mem::replace(&mut self.published_size, size), before);
         let remade = std::mem::take(&mut self.remade);
         self.dial_again(remade);
         self.fleet.signal.raise();
