@@ -19,6 +19,7 @@ mod skip;
 mod traffic;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -34,10 +35,22 @@ use server::DnsServer;
 
 const SECOND: Duration = Duration::from_secs(1);
 const NAME: &str = "users.shop.test.";
+/// How often one question is sent at the most: hickory does so while there is no answer, a third of a
+/// second apart, which on a slow machine happens.
+const SENT: usize = 3;
 
 /// For what must not hang. Below the least time to the second look of what has a TTL of 30 s.
 async fn guard<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(20 * SECOND, future).await.expect("hangs")
+}
+
+/// How often each kind was asked for, by name.
+fn counted(server: &DnsServer) -> BTreeMap<(String, String), usize> {
+    let mut counted = BTreeMap::new();
+    for asked in server.asked() {
+        *counted.entry((asked.name, asked.kind.to_string())).or_default() += 1;
+    }
+    counted
 }
 
 fn v4(last: u8) -> IpAddr {

@@ -1,8 +1,6 @@
 //! What sources that share a resolver ask for together. Over real sockets: what is counted are
 //! questions, and a test waits for answers and not for a time.
 
-use std::collections::BTreeMap;
-
 use evenkeel::{
     Balance,
     discovery::{Dns, Resolver, Targets, Update},
@@ -11,29 +9,19 @@ use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
 use crate::{
-    NAME, SECOND, Watched, guard,
+    NAME, SECOND, SENT, Watched, counted, guard,
     server::{DnsServer, Reply, address_record},
     short, v4,
 };
 
-/// How often each kind was asked for, by name.
-fn counted(server: &DnsServer) -> BTreeMap<(String, String), usize> {
-    let mut counted = BTreeMap::new();
-    for asked in server.asked() {
-        *counted.entry((asked.name, asked.kind.to_string())).or_default() += 1;
-    }
-    counted
-}
-
-/// Whether these were asked for, each as one question. hickory sends a question three times at the
-/// most while there is no answer, a third of a second apart.
+/// Whether these were asked for, each as one question.
 fn assert_once(server: &DnsServer, names: &[(&str, &str)]) {
     let counted = counted(server);
     let mut expected: Vec<_> =
         names.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect();
     expected.sort();
     assert_eq!(counted.keys().cloned().collect::<Vec<_>>(), expected);
-    assert!(counted.values().all(|&times| times <= 3), "{counted:?}");
+    assert!(counted.values().all(|&times| times <= SENT), "{counted:?}");
 }
 
 fn shared(server: &DnsServer) -> Resolver {

@@ -91,6 +91,13 @@ async fn r9_without_endpoints_a_call_says_why_and_recovers() {
     let balance =
         Balance::builder(over(target(), &dns)).wait_for_endpoints(SECOND / 2).http().unwrap();
     let call = || guard(balance.clone().oneshot(request("/")));
+    // On a slow machine a call may give up before there is an answer.
+    guard(async {
+        while balance.status().discovery.empty.is_none() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    })
+    .await;
     let error = call().await.unwrap_err();
     assert!(error.is_no_endpoint() && error.is_unprocessed());
     assert_eq!(error.census().unwrap().known, 0);
@@ -231,9 +238,15 @@ async fn r8_without_a_balancer_nobody_asks() {
     })
     .await;
     drop(balance);
-    // The look that was on its way may still ask; after that, several times the pace, none does.
-    tokio::time::sleep(SECOND / 2).await;
-    dns.asked();
-    tokio::time::sleep(SECOND).await;
-    assert_eq!(dns.asked(), []);
+    // What was on its way may still come, on a slow machine late; then, for several times the pace, nothing.
+    guard(async {
+        loop {
+            dns.asked();
+            tokio::time::sleep(SECOND).await;
+            if dns.asked().is_empty() {
+                break;
+            }
+        }
+    })
+    .await;
 }
