@@ -249,7 +249,7 @@ fn is_bodys(error: &(dyn StdError + 'static)) -> bool {
 fn as_balances<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     // It shows the balancer's as its own, and so skips it among its sources.
     #[cfg(feature = "reqwest")]
-    if let Some(sent) = error.downcast_ref::<crate::client::SendError>() {
+    if let Some(sent) = error.downcast_ref::<crate::error::SendError>() {
         return sent.balance();
     }
     error.downcast_ref()
@@ -282,7 +282,7 @@ pub(crate) fn is_refused(error: &(dyn StdError + 'static)) -> bool {
 #[cfg(all(test, feature = "reqwest"))]
 mod tests {
     use super::*;
-    use crate::{client::SendError, endpoint::Endpoint};
+    use crate::{endpoint::Endpoint, error::SendError};
 
     #[test]
     fn t14_what_a_client_within_may_have_had_processed_was_not_refused() {

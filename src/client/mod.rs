@@ -21,10 +21,12 @@ pub use self::http::{
 #[cfg(feature = "tls")]
 pub use self::http::{ServerNameError, Tls};
 #[cfg(feature = "reqwest")]
-pub use self::reqwest::{BalancedRequest, ReqwestClient, SendError, SendWith, Sending};
+pub use self::reqwest::{BalancedRequest, ReqwestClient, SendWith, Sending};
 #[cfg(feature = "cookies")]
 pub use self::reqwest::{Cookies, CookiesFuture, WithCookies};
 #[cfg(any(feature = "tonic", feature = "reqwest"))]
 pub use self::sent::{Sent, SentFuture};
 #[cfg(feature = "tonic")]
 pub use self::tonic::{TonicChannel, TonicFuture};
+#[cfg(feature = "reqwest")]
+pub use crate::error::SendError;

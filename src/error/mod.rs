@@ -5,6 +5,8 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 #[cfg(any(feature = "tonic", feature = "reqwest"))]
 use http::Uri;
 
+#[cfg(feature = "reqwest")]
+pub use self::send::SendError;
 pub(crate) use self::unsent::{Began, Resume};
 pub use self::{
     build::{BuildError, ListError, ListErrorReason, TargetError, TargetErrorReason},
@@ -13,6 +15,8 @@ pub use self::{
 use crate::endpoint::Endpoint;
 
 mod build;
+#[cfg(feature = "reqwest")]
+mod send;
 mod unsent;
 
 /// Any error, boxed: the same type as `tower::BoxError`.

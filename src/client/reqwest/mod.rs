@@ -10,7 +10,6 @@
 
 #[cfg(feature = "cookies")]
 mod cookies;
-mod error;
 mod request;
 mod response;
 
@@ -32,10 +31,7 @@ use tower_service::Service;
 
 #[cfg(feature = "cookies")]
 pub use self::cookies::{Cookies, CookiesFuture, WithCookies};
-pub use self::{
-    error::SendError,
-    request::{BalancedRequest, SendWith},
-};
+pub use self::request::{BalancedRequest, SendWith};
 use super::{
     deadline::{TimedBody, Timers},
     http::{Http, HttpService},
@@ -44,7 +40,7 @@ use super::{
 use crate::{
     balance::{AtBodyEnd, Balance, Builder, Handle},
     discovery::Discover,
-    error::{BoxError, BuildError, Error},
+    error::{BoxError, BuildError, Error, SendError},
     pool::Status,
 };
 

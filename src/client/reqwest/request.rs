@@ -9,11 +9,11 @@ use reqwest::{Body, Client, Request, RequestBuilder, multipart::Form};
 use serde::Serialize;
 use tower_service::Service;
 
-use super::{ReqwestClient, SendError, Sending};
+use super::{ReqwestClient, Sending};
 use crate::{
     balance::Balance,
     client::{HttpService, Sent},
-    error::BoxError,
+    error::{BoxError, SendError},
 };
 
 /// A [`reqwest::RequestBuilder`] whose [`send`](Self::send) goes through a balancer.

@@ -1,9 +1,7 @@
 //! Why a request that reqwest built got no response.
 
-use crate::{
-    endpoint::Endpoint,
-    error::{BoxError, Error},
-};
+use super::{BoxError, Error};
+use crate::endpoint::Endpoint;
 
 /// Why there is no response to a request of reqwest's.
 ///
@@ -25,7 +23,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    pub(super) fn of(error: BoxError) -> Self {
+    pub(crate) fn of(error: BoxError) -> Self {
         match error.downcast() {
             Ok(error) => Self::Balance(*error),
             Err(error) => Self::Layer(error),
