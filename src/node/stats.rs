@@ -14,13 +14,14 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 /// Requests abandoned in a row, without a byte, that count as one failure while others answer.
 const ABANDONED_IN_A_ROW: u32 = 5;
 
-/// The counters and estimates of one node.
+/// The counters and estimates of one node; first what each request writes.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Stats {
     places: Places,
-    abandoned_in_a_row: AtomicU32,
-    success: Success,
     latency: Latency,
+    success: Success,
+    abandoned_in_a_row: AtomicU32,
     oldest: Oldest,
 }
 
