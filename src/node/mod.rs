@@ -58,10 +58,11 @@ use crate::{
 
 /// An endpoint with its counters, its estimates and the state of its connection.
 ///
-/// In this order, so that what each request writes is near the count of references, which it writes as
-/// well: mostly on one cache line, for which threads contend once and not twice.
+/// In this order, so that what each request reads and writes is near the count of references, which it writes
+/// as well: mostly on one cache line, for which threads contend once and not twice.
 #[repr(C)]
 pub struct Node {
+    fleet: Arc<Fleet>,
     pub(crate) stats: Stats,
     pub(crate) link: LinkCell,
     report: ReportCell,
@@ -69,7 +70,6 @@ pub struct Node {
     retired: AtomicBool,
     /// The driver was asked to look, and has not yet.
     queued: AtomicBool,
-    fleet: Arc<Fleet>,
     id: NodeId,
     hash: u64,
     endpoint: ArcSwap<Parts>,
