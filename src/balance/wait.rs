@@ -216,9 +216,10 @@ impl<S, K> Detour<S, K> {
     /// behind that.
     fn has_room_or_awaits(&mut self, snapshot: &Snapshot<S, K>, led: Option<u64>) -> bool {
         let fleet = &self.shared.fleet;
-        let before = led.map(|key| snapshot.preferred(fleet, key, &self.tried));
-        let of_no_use = before.as_ref().is_some_and(Vec::is_empty);
-        if of_no_use || snapshot.limits.max_in_flight.is_none() {
+        let is_capped = snapshot.limits.max_in_flight.is_some();
+        let before = led.filter(|_| is_capped);
+        let before = before.map(|key| snapshot.preferred(fleet, key, &self.tried));
+        if !is_capped || before.as_ref().is_some_and(Vec::is_empty) {
             if let Some(turn) = &mut self.turn {
                 turn.leave();
             }

@@ -304,9 +304,7 @@ mod tests {
     /// 2 of 9. The count is binomial with mean 7,000 and deviation 40.
     #[test]
     fn of_some_the_lightest_is_picked() {
-        let (fleet, _attended) = Fleet::new(Clock::default(), Seeds::fixed(5));
-        let endpoint = Endpoint::new(([10, 0, 0, 1], 80));
-        let nodes: Vec<_> = (0..3).map(|id| Node::new(id, &endpoint, Arc::clone(&fleet))).collect();
+        let (fleet, nodes) = alike(3);
         let mut counts = [0_usize; 3];
         for _ in 0..9_000 {
             let load = |found: Found<'_>| found.index;

@@ -1,6 +1,6 @@
 //! Connections that break, and what that says of the request.
 
-use crate::{raw::*, support::*};
+use crate::{causes::causes, raw::*, support::*};
 
 #[tokio::test]
 async fn t14_a_reset_connection_is_ambiguous_and_not_at_rest() {
@@ -69,8 +69,7 @@ async fn t1_a_body_that_fails_before_the_head_is_no_broken_connection() {
     pipe.read_exact(&mut [0; b"4\r\nhalf\r\n".len()]).await.unwrap();
     feed.send(Err("disk full".into())).unwrap();
     let unsent = call.await.unwrap().map(drop).map_err(Unsent::into_parts).unwrap_err();
-    let causes = std::iter::successors(Some(&*unsent.1 as &dyn std::error::Error), |e| e.source());
-    let said: Vec<_> = causes.map(ToString::to_string).collect();
+    let said: Vec<_> = causes(&*unsent.1).map(ToString::to_string).collect();
     assert!(said.iter().any(|cause| cause == "disk full"), "{said:?}");
     pipe.read_to_end(&mut Vec::new()).await.unwrap();
     until(|| !matches!(link.state(), LinkState::Up)).await;
