@@ -3,10 +3,8 @@
 use super::{
     fade::{Faded, Fading, Sample, Tick},
     fleet::Fleet,
-    recent::{Gathered, Reading, RecentLatency},
+    recent::{Gathered, RecentLatency},
 };
-use crate::sync::atomic::{AtomicBool, Ordering};
-
 /// What is measured of latency, and so whether a request pays for reading the clock.
 ///
 /// A [`Policy`](crate::policy::Policy) states what its load needs.
@@ -37,8 +35,6 @@ const PENALTY_LIMIT_NANOS: f32 = 5e9;
 pub(super) struct Latency {
     remembered: Faded,
     gathered: Gathered,
-    /// It is another node's, until the first sample.
-    guessed: AtomicBool,
 }
 
 /// When a request ended, in nanoseconds of the fleet, and how long it had taken.
@@ -63,23 +59,11 @@ pub(crate) trait Average {
     fn nanos_if(&self, needed: bool) -> f32;
 }
 
-/// What a sample moves on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Before {
-    remembered: Option<Sample>,
-    gathered: Reading,
-    guessed: bool,
-}
-
 // === impl Latency ===
 
 impl Latency {
     pub(super) fn new() -> Self {
-        Self {
-            remembered: Faded::new(),
-            gathered: Gathered::new(),
-            guessed: AtomicBool::new(false),
-        }
+        Self { remembered: Faded::new(), gathered: Gathered::new() }
     }
 
     // --- reading ---
@@ -98,10 +82,10 @@ impl Latency {
         self.remembered.get().map(|sample| sample.value)
     }
 
-    /// Whether it is of this node's own answers.
+    /// Whether this node has answered: what is remembered may be a guess or a penalty.
     #[inline]
     pub(super) fn is_measured(&self) -> bool {
-        !self.remembered.is_empty() && !self.guessed.load(Ordering::Relaxed)
+        !self.gathered.is_new()
     }
 
     // --- learning ---
@@ -112,7 +96,6 @@ impl Latency {
     /// noisy estimates the low ones are put to the test at once, and the high ones stand.
     pub(super) fn guess(&self, peer: &Self, fleet: &Fleet) {
         if let Some(Sample { value, at }) = peer.remembered.get() {
-            self.guessed.store(true, Ordering::Relaxed);
             let value = value.min(GUESS_LIMIT_AVERAGES * fleet.recent.nanos());
             self.remembered.update(|_| Some(Sample { value, at }));
         }
@@ -120,35 +103,9 @@ impl Latency {
 
     #[inline]
     pub(super) fn sample(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
-        self.sample_after(self.before(), fleet, model, timing);
-    }
-
-    /// What there is before a sample. Where the clock is read after it, that waits for these reads and
-    /// nothing after waits for them.
-    #[inline]
-    pub(super) fn before(&self) -> Before {
-        Before {
-            remembered: self.remembered.get(),
-            gathered: self.gathered.read(),
-            guessed: self.guessed.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Moves the estimates on from what was read of them.
-    #[inline]
-    pub(super) fn sample_after(
-        &self,
-        before: Before,
-        fleet: &Fleet,
-        model: LatencyModel,
-        timing: Timing,
-    ) {
-        if before.guessed {
-            self.guessed.store(false, Ordering::Relaxed);
-        }
         let nanos = timing.nanos as f32;
         let tick = Tick::from_nanos(timing.now);
-        let value = match before.remembered {
+        let value = match self.remembered.get() {
             None => nanos,
             Some(sample) if sample.at == tick => moved_on(model, sample.value, 1.0, sample, nanos),
             Some(sample) => {
@@ -158,7 +115,7 @@ impl Latency {
             }
         };
         self.remembered.set(Sample { value, at: tick });
-        if let Some(batch) = self.gathered.add(before.gathered, nanos, timing.now) {
+        if let Some(batch) = self.gathered.add(nanos, timing.now) {
             fleet.recent.observe(batch);
         }
     }

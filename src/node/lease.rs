@@ -195,11 +195,12 @@ impl Lease {
         let left = match self.state.model() {
             LatencyModel::None => stats.leave(),
             model => {
-                let before = stats.before_answer();
-                let now = self.node.fleet.now_nanos();
-                let timing = Timing { now, nanos: self.state.nanos_until(now) };
-                let waits = (self.state.waits(), self.state.time());
-                stats.leave_answered(before, &self.node.fleet, model, timing, waits)
+                let timing = self.timing();
+                // The exchange fetches the cache line for writing, once: with the estimates first, it would
+                // come for reading before that.
+                let left = stats.leave_waiting(self.state.waits(), self.state.time());
+                stats.sample(&self.node.fleet, model, timing);
+                left
             }
         };
         self.state = State::RELEASED;
@@ -284,9 +285,16 @@ impl Lease {
         if model == LatencyModel::None {
             return None;
         }
+        let timing = self.timing();
         self.node.stats.end_waiting(self.state.waits(), self.state.time());
+        Some((timing, model))
+    }
+
+    /// Of a request that waited up to now.
+    #[inline]
+    fn timing(&self) -> Timing {
         let now = self.node.fleet.now_nanos();
-        Some((Timing { now, nanos: self.state.nanos_until(now) }, model))
+        Timing { now, nanos: self.state.nanos_until(now) }
     }
 
     /// The latency that was measured at the head, for a verdict of now.

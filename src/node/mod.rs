@@ -11,6 +11,7 @@ mod fade;
 mod fleet;
 mod latency;
 mod lease;
+mod line;
 mod link;
 mod oldest;
 mod outcome;
@@ -57,19 +58,19 @@ use crate::{
 };
 
 /// An endpoint with its counters, its estimates and the state of its connection.
-///
-/// In this order, so that what each request reads and writes is near the count of references, which it writes
-/// as well: mostly on one cache line, for which threads contend once and not twice.
+// In this order for the threads that contend for it: what each request writes stands first, near the
+// count of references, and what it only reads is a cache line away. To read a line that another thread
+// wrote fetches it, and to write it then fetches it again.
 #[repr(C)]
 pub struct Node {
-    fleet: Arc<Fleet>,
     pub(crate) stats: Stats,
-    pub(crate) link: LinkCell,
-    report: ReportCell,
+    fleet: Arc<Fleet>,
     /// Discovery no longer lists it; the driver waits for the last request to leave.
     retired: AtomicBool,
     /// The driver was asked to look, and has not yet.
     queued: AtomicBool,
+    pub(crate) link: LinkCell,
+    report: ReportCell,
     id: NodeId,
     hash: u64,
     endpoint: ArcSwap<Parts>,
@@ -92,15 +93,16 @@ impl NodeId {
 
 impl Node {
     pub(crate) fn new(id: u64, endpoint: &Endpoint, fleet: Arc<Fleet>) -> Arc<Self> {
-        Arc::new(Self {
+        let hash = hash_of(endpoint);
+        line::on_one_line(&fleet, || Self {
             stats: Stats::new(),
-            link: LinkCell::new(),
-            report: ReportCell::new(),
+            fleet: Arc::clone(&fleet),
             retired: AtomicBool::new(false),
             queued: AtomicBool::new(false),
-            fleet,
+            link: LinkCell::new(),
+            report: ReportCell::new(),
             id: NodeId(id),
-            hash: hash_of(endpoint),
+            hash,
             endpoint: ArcSwap::from(Arc::clone(endpoint.parts())),
         })
     }

@@ -14,7 +14,7 @@ const LAST_BIT: u32 = 1;
 /// Weight of one answer in the average of the pool.
 const ANSWER_WEIGHT: f32 = 0.05;
 /// A node passes on so many answers at once, at most.
-const MOST_GATHERED: usize = 8;
+const MOST_GATHERED: usize = 32;
 /// The weight of so many answers: as if the average had moved on by each of their mean.
 const WEIGHTS: [f32; MOST_GATHERED + 1] = weights();
 
@@ -33,16 +33,12 @@ pub(crate) struct RecentLatency {
 struct Line(AtomicU32);
 
 /// Latencies of a node that it has not passed on yet: from the top their sum (an `f32`, 32 bits), when it
-/// last passed some on, or 0 for never (29 bits of steps of 2^16 ns, about 66 us; where they wrap after
-/// some 5 hours, an answer is gathered that would have been passed on), and how many they are (3).
+/// last passed some on, or 0 for never (27 bits of steps of 2^16 ns, about 66 us; where they wrap after
+/// some 70 minutes, an answer is gathered that would have been passed on), and how many they are (5).
 ///
 /// An answer that another thread overtakes here is not missed: one of many.
 #[derive(Debug)]
 pub(super) struct Gathered(AtomicU64);
-
-/// One reading of them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reading(u64);
 
 /// What a node passes on.
 #[derive(Clone, Copy, Debug)]
@@ -106,15 +102,17 @@ impl Gathered {
         Self(AtomicU64::new(0))
     }
 
+    /// Whether there was no answer at all yet.
     #[inline]
-    pub(super) fn read(&self) -> Reading {
-        Reading(self.0.load(Ordering::Relaxed))
+    pub(super) fn is_new(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// One more answer than there were in `before`, at `now` and after `nanos`: kept with those, or given
-    /// back with them where they are passed on now.
+    /// One more answer, at `now` and after `nanos`: kept with those before, or given back with them where
+    /// they are passed on now.
     #[inline]
-    pub(super) fn add(&self, Reading(before): Reading, nanos: f32, now: u64) -> Option<Batch> {
+    pub(super) fn add(&self, nanos: f32, now: u64) -> Option<Batch> {
+        let before = self.0.load(Ordering::Relaxed);
         let sum = f32::from_bits((before >> Self::SUM_SHIFT) as u32) + nanos;
         let last = before as u32;
         let none_yet = ((now >> Self::TIME_SHIFT) as u32 | 1) << Self::COUNT_BITS;
@@ -158,7 +156,7 @@ mod tests {
         /// Whether the answer was passed on.
         fn answer(&self, nanos: f32, now: u64) -> bool {
             let Self(recent, gathered) = self;
-            let batch = gathered.add(gathered.read(), nanos, now);
+            let batch = gathered.add(nanos, now);
             batch.map(|batch| recent.observe(batch)).is_some()
         }
     }
@@ -179,14 +177,14 @@ mod tests {
     fn answers_that_come_together_move_it_as_often_by_their_mean() {
         let pool = Pool::new();
         assert!(pool.answer(100.0, STEP), "the first after a while");
-        let batch: [f32; 8] = [200.0, 300.0, 100.0, 0.0, 400.0, 150.0, 250.0, 200.0];
-        for nanos in &batch[..7] {
+        let batch: [f32; MOST_GATHERED] = std::array::from_fn(|at| at as f32 * 10.0);
+        for nanos in &batch[..MOST_GATHERED - 1] {
             assert!(!pool.answer(*nanos, STEP));
             assert_eq!(pool.0.nanos(), 100.0);
         }
-        assert!(pool.answer(batch[7], STEP), "no more than eight are kept");
+        assert!(pool.answer(batch[MOST_GATHERED - 1], STEP), "no more are kept");
         let expected =
-            batch.iter().fold(100.0_f32, |average, _| average + 0.05 * (200.0 - average));
+            batch.iter().fold(100.0_f32, |average, _| average + 0.05 * (155.0 - average));
         assert!((pool.0.nanos() - expected).abs() < 1e-3, "{} for {expected}", pool.0.nanos());
         assert!(!pool.answer(0.0, STEP), "and it begins anew");
     }

@@ -1,10 +1,12 @@
 //! What a node remembers of its requests: counters, latency, failures. Lock-free, and exact where
 //! it counts.
 
+use std::mem::offset_of;
+
 use super::{
     Outcome, Verdict,
     fleet::Fleet,
-    latency::{Average, Before, Latency, LatencyModel, Scan, Timing},
+    latency::{Average, Latency, LatencyModel, Scan, Timing},
     oldest::{Generation, Oldest, age_of},
     places::{Left, Occupancy, Places},
     success::Success,
@@ -14,27 +16,37 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 /// Requests abandoned in a row, without a byte, that count as one failure while others answer.
 const ABANDONED_IN_A_ROW: u32 = 5;
 
-/// The counters and estimates of one node; first what each request writes.
+/// The counters and estimates of one node: first what each request writes, last what it only reads, as
+/// a [`Node`](super::Node) has it.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Stats {
     places: Places,
     latency: Latency,
+    oldest: Oldest,
+    /// What follows begins a cache line where the `Arc` of its node does.
+    _apart: [u64; 2],
     success: Success,
     abandoned_in_a_row: AtomicU32,
-    oldest: Oldest,
 }
 
 // === impl Stats ===
 
 impl Stats {
+    /// So many bytes at the beginning are written by each request.
+    pub(super) const WRITTEN: usize = offset_of!(Self, oldest);
+    /// From here on it only reads them.
+    #[cfg(test)]
+    pub(super) const READ: usize = offset_of!(Self, success);
+
     pub(crate) fn new() -> Self {
         Self {
             places: Places::new(),
-            abandoned_in_a_row: AtomicU32::new(0),
-            success: Success::new(),
             latency: Latency::new(),
             oldest: Oldest::new(),
+            _apart: [0; 2],
+            success: Success::new(),
+            abandoned_in_a_row: AtomicU32::new(0),
         }
     }
 
@@ -180,26 +192,10 @@ impl Stats {
         self.latency.guess(&peer.latency, fleet);
     }
 
-    /// What an answer is going to move on.
+    /// An answer took `timing`.
     #[inline]
-    pub(crate) fn before_answer(&self) -> Before {
-        self.latency.before()
-    }
-
-    /// A request that waited leaves with an answer, in time `timing`.
-    #[inline]
-    pub(crate) fn leave_answered(
-        &self,
-        before: Before,
-        fleet: &Fleet,
-        model: LatencyModel,
-        timing: Timing,
-        (waits, since): (Waits, u64),
-    ) -> Left {
-        // First, since an exchange lets no memory access past it, and the arithmetic needs none.
-        let left = self.leave_waiting(waits, since);
-        self.latency.sample_after(before, fleet, model, timing);
-        left
+    pub(crate) fn sample(&self, fleet: &Fleet, model: LatencyModel, timing: Timing) {
+        self.latency.sample(fleet, model, timing);
     }
 
     /// A response head came: somebody answers here.

@@ -16,8 +16,9 @@ use crate::{
 /// A connection that lasted this long was a good one: the backoff begins anew.
 const PROVEN_AFTER: Duration = Duration::from_secs(1);
 
-/// The link's part of a [`Node`](crate::node::Node).
+/// The link's part of a [`Node`](crate::node::Node); first what each request reads.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct LinkCell {
     /// Kind (3 bits), whether it has failed since it was last up (1 bit), and the nanoseconds of
     /// the fleet at which it came up, or until which it rests after a failure.
