@@ -47,18 +47,19 @@ impl Places {
     }
 
     /// Counts one more request than were `seen`, or than there are by now, unless `cap` are in flight
-    /// already.
+    /// already. Without a cap it does not matter what was seen.
     ///
     /// Acquires, so that one who enters after [`is_idle_for_good`](Self::is_idle_for_good) said yes
     /// sees that the node is retired.
     #[inline]
     pub(super) fn enter(&self, seen: Occupancy, cap: Option<u32>) -> bool {
         let Some(cap) = cap else {
-            let has_room = seen.count() < MOST;
-            if has_room {
-                self.0.fetch_add(1, Ordering::Acquire);
+            let before = Occupancy(self.0.fetch_add(1, Ordering::Acquire));
+            let had_room = before.count() < MOST;
+            if !had_room {
+                self.0.fetch_sub(1, Ordering::Relaxed);
             }
-            return has_room;
+            return had_room;
         };
         self.exchange(seen, cap, |now| now.0 + 1).is_some()
     }
@@ -152,6 +153,9 @@ fn waiting_since(nanos: u64) -> u64 {
 // === impl Occupancy ===
 
 impl Occupancy {
+    /// That of an idle node, in place of one that was not looked at: whoever takes a place by it finds out.
+    pub(crate) const UNSEEN: Self = Self(0);
+
     /// Requests in flight.
     #[inline]
     pub(crate) fn count(self) -> u32 {

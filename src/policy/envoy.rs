@@ -4,13 +4,11 @@
 //! differ these take turns by an earliest-deadline-first queue (`edf`), whose lock each pick holds
 //! for a moment; [`RoundRobin`] and [`LeastRequest`] themselves hold none.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    LeastRequest, Pick, PickContext, Picker, Policy, RoundRobin, Tier, edf::Edf, weights::Weights,
+    LeastRequest, Pick, PickContext, Picker, Policy, RoundRobin, Tier, edf::Edf,
+    position::Position, weights::Weights,
 };
 use crate::node::NodeId;
 
@@ -59,7 +57,7 @@ pub struct EnvoyLeastRequest {
 #[derive(Debug)]
 struct EnvoyTier {
     /// Turns where weights are equal.
-    turns: Arc<AtomicU64>,
+    turns: Arc<Position>,
     nodes: Vec<NodeId>,
     queue: Option<Arc<Mutex<Edf>>>,
 }
@@ -73,7 +71,7 @@ struct Deadlines {
 
 #[derive(Debug)]
 struct EnvoyRoundRobinPicker {
-    turns: Arc<AtomicU64>,
+    turns: Arc<Position>,
     deadlines: Option<Deadlines>,
 }
 
@@ -165,7 +163,7 @@ impl EnvoyTier {
     fn of<'a>(tiers: &'a mut Vec<Self>, tier: &Tier<'_>) -> &'a mut Self {
         let mut rng = tier.rng();
         let fresh = || Self {
-            turns: Arc::new(AtomicU64::new(rng.next_u64() >> 1)),
+            turns: Arc::new(Position::anywhere(&mut rng)),
             nodes: Vec::new(),
             queue: None,
         };
@@ -230,8 +228,7 @@ impl Picker for EnvoyRoundRobinPicker {
             return deadlines.pick(cx, |weight, _| weight);
         }
         for _ in 0..cx.len().min(TURNS) {
-            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-            let index = (turn % cx.len() as u64) as usize;
+            let index = self.turns.next_of(cx.len());
             if cx.accepts(index) {
                 return Pick::Use(index);
             }

@@ -15,6 +15,7 @@ mod least_load;
 mod metric;
 mod pick_first;
 mod plain;
+mod position;
 mod random;
 mod round_robin;
 mod schedule;

@@ -5,15 +5,9 @@
 //! equally weighted nodes that are all connected, below their caps and without a failure; the
 //! snapshot does so in line, and asks the picker itself in any other case.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use super::{LatencyModel, schedule::Schedule};
+use super::{LatencyModel, position::Position, schedule::Schedule};
 use crate::node::{Fleet, Moment, Node, Occupancy, Scan, mix};
 
 /// The plain way of a picker.
@@ -34,9 +28,9 @@ pub enum Plain {
     /// The one of all with the lowest latency times its requests in flight, and this one.
     AllByLatency(LatencyModel),
     /// Each in its turn.
-    InTurn(Arc<AtomicU64>),
+    InTurn(Arc<Position>),
     /// Each in its turn, the heavier in more of them.
-    InTurnByWeight(Arc<AtomicU64>, Arc<Schedule>),
+    InTurnByWeight(Arc<Position>, Arc<Schedule>),
     /// Any.
     AtRandom,
     /// The highest bidder for the request's key, or for a random one: by the hashes of the nodes.
@@ -51,7 +45,7 @@ pub(crate) struct Found<'a> {
     /// Of the node in the tier.
     pub(crate) index: usize,
     pub(crate) node: &'a Arc<Node>,
-    /// How it was occupied then: whoever takes a place need not look again.
+    /// How it was occupied then, if that was looked at: whoever takes a place need not look again.
     pub(crate) seen: Occupancy,
 }
 
@@ -97,8 +91,7 @@ impl Plain {
                 if nodes.is_empty() {
                     return None;
                 }
-                let turn = position.fetch_add(1, Ordering::Relaxed);
-                one(nodes, (turn % nodes.len() as u64) as usize, cap)
+                one(nodes, position.next_of(nodes.len()), cap)
             }
             Self::InTurnByWeight(position, schedule) => one(nodes, schedule.pick(position), cap),
             Self::AtRandom => one(nodes, moment.rng.below(nodes.len()), cap),
@@ -128,9 +121,13 @@ impl<'a> Found<'a> {
     }
 }
 
+/// The only candidate. How it is occupied is looked at only where there is a cap: who then takes a place
+/// without having read its line before waits for that once.
 #[inline]
 fn one(nodes: &[Arc<Node>], index: usize, cap: u32) -> Option<Found<'_>> {
-    Found::at(index, nodes).filter(|found| found.node.link.is_up() && found.seen.count() < cap)
+    let node = nodes.get(index)?;
+    let seen = if cap == u32::MAX { Occupancy::UNSEEN } else { node.occupancy() };
+    (node.link.is_up() && seen.count() < cap).then_some(Found { index, node, seen })
 }
 
 /// The less loaded of two distinct nodes, both from one draw.

@@ -1,11 +1,10 @@
 //! One after the other.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-use super::{Pick, PickContext, Picker, Plain, Policy, Tier, schedule::Schedule};
+use super::{
+    Pick, PickContext, Picker, Plain, Policy, Tier, position::Position, schedule::Schedule,
+};
 
 /// Each node in its turn, by weight.
 ///
@@ -36,12 +35,12 @@ pub struct RoundRobin {
 /// Where the turns are, one position a tier: what one tier skips must not be what the next one
 /// counts by.
 #[derive(Debug, Default)]
-pub(super) struct Positions(Vec<Arc<AtomicU64>>);
+pub(super) struct Positions(Vec<Arc<Position>>);
 
 /// The turns of a tier.
 #[derive(Debug)]
 pub(super) struct Turns {
-    position: Arc<AtomicU64>,
+    position: Arc<Position>,
     schedule: Option<Arc<Schedule>>,
 }
 
@@ -69,9 +68,8 @@ impl Positions {
 
     /// Turns by `schedule`, or equal ones, that go on where those of the same tier are.
     pub(super) fn turns(&mut self, tier: &Tier<'_>, schedule: Option<Schedule>) -> Turns {
-        // 2^48 turns from the wrap at the least, so that the schedule does not jump.
         let mut rng = tier.rng();
-        let start = || Arc::new(AtomicU64::new(rng.next_u64() >> 1));
+        let start = || Arc::new(Position::anywhere(&mut rng));
         if self.0.len() <= tier.index() {
             self.0.resize_with(tier.index() + 1, start);
         }
@@ -93,7 +91,7 @@ impl Turns {
     #[inline]
     fn turn(&self, nodes: usize) -> usize {
         match &self.schedule {
-            None => (self.position.fetch_add(1, Ordering::Relaxed) % nodes as u64) as usize,
+            None => self.position.next_of(nodes),
             Some(schedule) => schedule.pick(&self.position),
         }
     }

@@ -4,11 +4,10 @@
 //! which a pick takes by a `fetch_add`; so the turns go on where they are when a schedule of other
 //! weights takes its place.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use self::{golden::Golden, quota::in_quota, stride::Stride};
 use super::{
     PickContext,
+    position::Position,
     weights::{are_equal, draw_accepted},
 };
 
@@ -64,13 +63,10 @@ impl Schedule {
 
     /// The next node. `position` gives sequence numbers, each once.
     #[inline]
-    pub(super) fn pick(&self, position: &AtomicU64) -> usize {
+    pub(super) fn pick(&self, position: &Position) -> usize {
         match &self.0 {
-            Order::Listed { cycle, .. } => {
-                let turn = position.fetch_add(1, Ordering::Relaxed) % cycle.len() as u64;
-                usize::from(cycle[turn as usize])
-            }
-            Order::Computed(golden) => golden.at(position.fetch_add(1, Ordering::Relaxed)),
+            Order::Listed { cycle, .. } => usize::from(cycle[position.next_of(cycle.len())]),
+            Order::Computed(golden) => golden.at(position.next()),
             Order::Strides(stride) => stride.pick(position),
         }
     }

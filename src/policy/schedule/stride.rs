@@ -5,7 +5,7 @@
 //! asked, its quotient the generation. A node whose weight is `w` of 65,535 lets the other
 //! generations pass, evenly spread. Over 65,535 generations node `i` is chosen exactly `w_i` times.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::policy::position::Position;
 
 const FULL: u64 = u16::MAX as u64;
 const HALF: u64 = FULL / 2;
@@ -49,10 +49,10 @@ impl Stride {
 
     /// The next node. `position` gives sequence numbers, each once. The heaviest node takes its turn
     /// in every generation, so the search ends within two rounds.
-    pub(super) fn pick(&self, position: &AtomicU64) -> usize {
+    pub(super) fn pick(&self, position: &Position) -> usize {
         let nodes = self.weights.len() as u64;
         loop {
-            let sequence = position.fetch_add(1, Ordering::Relaxed);
+            let sequence = position.next();
             let node = (sequence % nodes) as usize;
             let generation = sequence / nodes;
             let weight = u64::from(self.weights[node]);
@@ -75,7 +75,7 @@ mod tests {
 
     /// The first `picks` picks of a schedule, counted by node. The sequence begins at 0.
     fn count(stride: &Stride, picks: usize) -> Vec<u64> {
-        let position = AtomicU64::new(0);
+        let position = Position::at(0);
         let mut counts = vec![0; stride.weights.len()];
         for _ in 0..picks {
             counts[stride.pick(&position)] += 1;
@@ -112,7 +112,7 @@ mod tests {
     fn a_schedule_built_for_each_pick_gives_the_same_picks() {
         let schedule = || Stride::of_measured(&[1.0, 2.0, 3.0]).unwrap();
         let one = schedule();
-        let (position, again) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (position, again) = (Position::at(0), Position::at(0));
         for _ in 0..100 {
             assert_eq!(schedule().pick(&again), one.pick(&position));
         }
@@ -134,11 +134,11 @@ mod tests {
         let nodes = stride.weights.len() as u64;
         for start in [0, 1, 13, 65_535 * 7 + 3, u64::from(u32::MAX) - 5, 1 << 62] {
             let end = start + 65_535 * nodes;
-            let position = AtomicU64::new(start);
+            let position = Position::at(start);
             let mut counts = vec![0_u64; stride.weights.len()];
             loop {
                 let node = stride.pick(&position);
-                if position.load(Ordering::Relaxed) > end {
+                if position.turn() > end {
                     break;
                 }
                 counts[node] += 1;

@@ -5,7 +5,7 @@ use crate::node::Rng;
 
 /// `picks` picks from `start` on.
 fn turns(schedule: &Schedule, start: u64, picks: u64) -> impl Iterator<Item = usize> + '_ {
-    let position = AtomicU64::new(start);
+    let position = Position::at(start);
     (0..picks).map(move |_| schedule.pick(&position))
 }
 
