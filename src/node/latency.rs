@@ -5,6 +5,7 @@ use super::{
     fleet::Fleet,
     recent::{Gathered, RecentLatency},
 };
+
 /// What is measured of latency, and so whether a request pays for reading the clock.
 ///
 /// A [`Policy`](crate::policy::Policy) states what its load needs.
@@ -82,7 +83,7 @@ impl Latency {
         self.remembered.get().map(|sample| sample.value)
     }
 
-    /// Whether this node has answered: what is remembered may be a guess or a penalty.
+    /// Whether a request was ever measured here: what is remembered may be a guess or a penalty.
     #[inline]
     pub(super) fn is_measured(&self) -> bool {
         !self.gathered.is_new()

@@ -3,42 +3,56 @@
 //! A request writes the count of references to its node, the count of requests and the estimates.
 //! On one line, threads contend for it once as the node is picked and once as it answers; on two,
 //! for each of them. The count of references is where `Arc` puts it, before the node, and that
-//! begins where the allocator likes, which is any multiple of 16 bytes. So it is asked again where
-//! that is a bad one. Only speed depends on it.
+//! begins where the allocator likes, which is any multiple of 16 bytes: every second one is good. So
+//! it is asked again where that is a bad one. Only speed depends on it.
 
 use std::sync::Arc;
 
-use super::{Fleet, Node, stats::Stats};
+use super::{Node, stats::Stats};
 
 const LINE: usize = 64;
 /// The counts of an `Arc` stand before what it holds.
 const COUNTS: usize = 2 * size_of::<usize>();
-/// Every second place is good, but those that were given back are the first to be given out again.
+/// Places that were given back after an earlier set come first, and glibc keeps seven of them at hand.
 const MOST_TRIES: usize = 10;
-/// Threads seldom meet at one of more nodes than these, and there to try is what takes time.
+/// Of more nodes threads seldom meet at the same one, and tries would be what an update takes its time for.
 const MOST_NODES: usize = 64;
 
-/// A node of `fleet`, at a good place if there is one.
-pub(super) fn on_one_line(fleet: &Arc<Fleet>, make: impl Fn() -> Node) -> Arc<Node> {
-    // Each of its nodes holds it, and little else does.
-    let tries = if Arc::strong_count(fleet) <= MOST_NODES { MOST_TRIES } else { 1 };
-    place(tries, || Arc::new(make()), lies_on_one_line)
+/// The bad places that were tried for the nodes of a set. Held until all have theirs: what is given back is
+/// the next to be given out.
+#[derive(Debug)]
+pub(crate) struct TriedPlaces<T = Arc<Node>> {
+    bad: Vec<T>,
+    most_tries: usize,
 }
 
-fn place<T>(tries: usize, make: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
-    // Kept up to the end: what is given back at once is given out at once.
-    let mut others = Vec::new();
-    loop {
-        let made = make();
-        if is_good(&made) || others.len() + 1 == tries {
-            return made;
-        }
-        others.push(made);
+impl TriedPlaces {
+    /// For a set of so many.
+    pub(crate) fn for_nodes(count: usize) -> Self {
+        Self { bad: Vec::new(), most_tries: if count <= MOST_NODES { MOST_TRIES } else { 1 } }
+    }
+
+    /// A node at a good place, if one is found.
+    pub(super) fn place(&mut self, make: impl Fn() -> Node) -> Arc<Node> {
+        self.find(|| Arc::new(make()), |node| is_good(Arc::as_ptr(node).addr() - COUNTS))
     }
 }
 
-fn lies_on_one_line(node: &Arc<Node>) -> bool {
-    let begin = Arc::as_ptr(node).addr() - COUNTS;
+impl<T> TriedPlaces<T> {
+    fn find(&mut self, make: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
+        for _ in 1..self.most_tries {
+            let made = make();
+            if is_good(&made) {
+                return made;
+            }
+            self.bad.push(made);
+        }
+        make()
+    }
+}
+
+/// Whether what is written of a node is on one line, counts and all, where those begin here.
+fn is_good(begin: usize) -> bool {
     begin % LINE + COUNTS + Stats::WRITTEN <= LINE
 }
 
@@ -55,9 +69,18 @@ mod tests {
             tries.set(tries.get() + 1);
             tries.get()
         };
-        assert_eq!(place(10, next, |&made| made == 3), 3);
-        assert_eq!(place(10, next, |_| false), 3 + 10);
-        assert_eq!(place(1, next, |_| false), 3 + 10 + 1);
+        let mut tried = TriedPlaces { bad: Vec::new(), most_tries: 10 };
+        assert_eq!(tried.find(next, |&made| made == 3), 3);
+        assert_eq!(tried.bad, [1, 2], "held, not given back");
+        assert_eq!(tried.find(next, |_| false), 3 + 10);
+        let mut tried = TriedPlaces { bad: Vec::new(), most_tries: 1 };
+        assert_eq!(tried.find(next, |_| false), 3 + 10 + 1);
+    }
+
+    #[test]
+    fn a_place_is_looked_for_where_nodes_are_few() {
+        assert_eq!(TriedPlaces::for_nodes(64).most_tries, 10);
+        assert_eq!(TriedPlaces::for_nodes(65).most_tries, 1);
     }
 
     /// Wherever a node lies, no line is both written by each request and only read by it; and at a good
@@ -74,5 +97,6 @@ mod tests {
             line(written - 1) == 0 && line(read) == line(end_of_read - 1)
         });
         assert_eq!(good, [true, true, false, false]);
+        assert_eq!([0, 16, 32, 48].map(|begin| is_good(5 * LINE + begin)), good);
     }
 }

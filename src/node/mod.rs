@@ -46,6 +46,7 @@ pub(crate) use self::{
     crowd::{Counted, Crowd},
     fleet::{Fleet, Home, Moment},
     latency::{Average, Scan},
+    line::TriedPlaces,
     places::Occupancy,
     rng::{Seeds, mix},
     room::{Turn, Wanted},
@@ -93,8 +94,18 @@ impl NodeId {
 
 impl Node {
     pub(crate) fn new(id: u64, endpoint: &Endpoint, fleet: Arc<Fleet>) -> Arc<Self> {
+        Self::placed(id, endpoint, fleet, &mut TriedPlaces::for_nodes(1))
+    }
+
+    /// The same for one of a set, whose nodes look for good places together.
+    pub(crate) fn placed(
+        id: u64,
+        endpoint: &Endpoint,
+        fleet: Arc<Fleet>,
+        tried: &mut TriedPlaces,
+    ) -> Arc<Self> {
         let hash = hash_of(endpoint);
-        line::on_one_line(&fleet, || Self {
+        tried.place(|| Self {
             stats: Stats::new(),
             fleet: Arc::clone(&fleet),
             retired: AtomicBool::new(false),

@@ -266,6 +266,7 @@ mod tests {
         places.0.store(u64::from(MOST), Ordering::Relaxed);
         assert!(!places.enter(places.read(), None) && !places.enter(places.read(), Some(u32::MAX)));
         assert!(places.enter_waiting(places.read(), None, 9).is_none());
+        assert_eq!(places.read().count(), MOST);
     }
 }
 

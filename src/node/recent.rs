@@ -33,8 +33,9 @@ pub(crate) struct RecentLatency {
 struct Line(AtomicU32);
 
 /// Latencies of a node that it has not passed on yet: from the top their sum (an `f32`, 32 bits), when it
-/// last passed some on, or 0 for never (27 bits of steps of 2^16 ns, about 66 us; where they wrap after
-/// some 70 minutes, an answer is gathered that would have been passed on), and how many they are (5).
+/// last passed some on, or 0 for never (27 bits, the lowest always set: steps of 2^16 ns, about 66 us; where
+/// they wrap after some 70 minutes, an answer is gathered that would have been passed on), and how many they
+/// are (5).
 ///
 /// An answer that another thread overtakes here is not missed: one of many.
 #[derive(Debug)]
@@ -97,12 +98,15 @@ impl Gathered {
     /// Half a step: the lowest bit is always set, so that no time is 0.
     const TIME_SHIFT: u32 = 15;
     const COUNT_BITS: u32 = MOST_GATHERED.ilog2();
+    const COUNT: u32 = MOST_GATHERED as u32 - 1;
+    /// Half steps, some 100 ms: what was gathered so long ago is of no latest answer any more.
+    const FORGOTTEN_AFTER: u32 = 3_000;
 
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// Whether there was no answer at all yet.
+    /// Whether nothing was ever gathered.
     #[inline]
     pub(super) fn is_new(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
@@ -124,9 +128,15 @@ impl Gathered {
             return None;
         }
         self.0.store(u64::from(none_yet), Ordering::Relaxed);
+        let age = (none_yet & !Self::COUNT).wrapping_sub(last & !Self::COUNT) >> Self::COUNT_BITS;
+        if age > Self::FORGOTTEN_AFTER {
+            return Some(Batch { sum: nanos, count: 1 });
+        }
         Some(Batch { sum, count: last as usize % MOST_GATHERED + 1 })
     }
 }
+
+const _: () = assert!(MOST_GATHERED.is_power_of_two(), "the count has so many bits");
 
 const fn weights() -> [f32; MOST_GATHERED + 1] {
     let mut weights = [0.0; MOST_GATHERED + 1];
@@ -187,6 +197,16 @@ mod tests {
             batch.iter().fold(100.0_f32, |average, _| average + 0.05 * (155.0 - average));
         assert!((pool.0.nanos() - expected).abs() < 1e-3, "{} for {expected}", pool.0.nanos());
         assert!(!pool.answer(0.0, STEP), "and it begins anew");
+    }
+
+    /// A burst of slow answers, and a minute later one that is fast: that moves the average by itself.
+    #[test]
+    fn what_was_gathered_long_ago_is_forgotten() {
+        let pool = Pool::new();
+        pool.answer(100.0, STEP);
+        (1..MOST_GATHERED).for_each(|_| assert!(!pool.answer(90_000.0, STEP)));
+        assert!(pool.answer(300.0, 60_000_000_000));
+        assert!((pool.0.nanos() - 110.0).abs() < 1e-3, "{}", pool.0.nanos());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     make::MakeEndpoint,
     turns::Turn,
 };
-use crate::{discovery::Endpoints, endpoint::Identity};
+use crate::{discovery::Endpoints, endpoint::Identity, node::TriedPlaces};
 
 /// What is to become of the roster, and how far it has.
 pub(crate) struct Applying<S> {
@@ -26,6 +26,7 @@ pub(crate) struct Applying<S> {
     /// Where those stand that have no past, and where the others do.
     fresh: Vec<usize>,
     others: Vec<usize>,
+    tried_places: TriedPlaces,
     diff: Diff,
 }
 
@@ -44,6 +45,7 @@ impl<S> Applying<S> {
         // At once, since growing moves all that is there.
         roster.listed.reserve(endpoints.len());
         roster.index.reserve(endpoints.len());
+        let tried_places = TriedPlaces::for_nodes(endpoints.len());
         Self {
             endpoints,
             applied: 0,
@@ -51,6 +53,7 @@ impl<S> Applying<S> {
             index_before,
             fresh: Vec::new(),
             others: Vec::new(),
+            tried_places,
             diff: Diff::default(),
         }
     }
@@ -115,7 +118,8 @@ impl<S> Applying<S> {
         };
         let standing = if known.is_some() { &mut self.others } else { &mut self.fresh };
         standing.push(roster.listed.len());
-        let member = known.unwrap_or_else(|| roster.create(endpoint.clone(), make));
+        let member =
+            known.unwrap_or_else(|| roster.create(endpoint.clone(), make, &mut self.tried_places));
         roster.index.insert(identity.clone(), roster.listed.len());
         roster.listed.push(member);
         true

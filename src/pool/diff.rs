@@ -14,7 +14,7 @@ use super::{
 use crate::{
     discovery::Endpoints,
     endpoint::{Endpoint, Identity},
-    node::{Dial, Fleet, Link, Node},
+    node::{Dial, Fleet, Link, Node, TriedPlaces},
 };
 
 /// The nodes that discovery lists, and those that it listed and that requests still hold.
@@ -129,11 +129,16 @@ impl<S> Roster<S> {
         while !settling.go_on(self, &mut Turn::endless()) {}
     }
 
-    pub(super) fn create<M>(&mut self, endpoint: Endpoint, make: &M) -> Member<S>
+    pub(super) fn create<M>(
+        &mut self,
+        endpoint: Endpoint,
+        make: &M,
+        tried: &mut TriedPlaces,
+    ) -> Member<S>
     where
         M: MakeEndpoint<Service = S>,
     {
-        let node = Node::new(self.next_id, &endpoint, Arc::clone(&self.fleet));
+        let node = Node::placed(self.next_id, &endpoint, Arc::clone(&self.fleet), tried);
         self.next_id += 1;
         let service = make.make(&endpoint, Link::new(Arc::clone(&node)));
         tracing::debug!(%endpoint, "endpoint added");

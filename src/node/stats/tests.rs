@@ -26,6 +26,17 @@ fn millis(stats: &Stats, fleet: &Fleet, now: u64, model: LatencyModel) -> f64 {
     f64::from(stats.latency.nanos(&Scan::of_few(model, fleet, at(now)))) / 1e6
 }
 
+/// Peak EWMA remembers a penalty, which nobody measured.
+#[test]
+fn a_penalty_is_no_measurement() {
+    let (fleet, stats) = (fleet(), Stats::new());
+    let failed = Some(timing(5, 1, LatencyModel::Peak));
+    stats.learn(&fleet, Outcome::Failure.into(), failed);
+    assert!(stats.remembered_nanos().is_some() && !stats.has_latency());
+    succeed(&stats, &fleet, 6, 1, LatencyModel::Peak);
+    assert!(stats.has_latency());
+}
+
 #[test]
 fn a_failure_is_a_quarter_and_fades_over_five_seconds() {
     let (fleet, stats) = (fleet(), Stats::new());
