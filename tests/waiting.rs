@@ -49,6 +49,7 @@ async fn r9_waits_five_seconds_for_endpoints_and_then_says_why() {
     assert!(error.is_no_endpoint() && error.is_unprocessed() && !error.is_overloaded());
     assert_eq!(error.census().unwrap().known, 0);
     assert_eq!(error.discovery().unwrap().to_string(), "the resolver is down");
+    assert_eq!(error.target(), Some("custom"));
     assert_eq!(
         error.to_string(),
         "no endpoint of `custom` can be used: 0 known; discovery last said: the resolver is down"

@@ -222,6 +222,17 @@ impl Error {
         self.0.endpoint.as_ref()
     }
 
+    /// What the balancer balances, as its source says it, where that and no endpoint is at fault: no
+    /// endpoint could be used, too many calls wait, or the balancer is closed.
+    pub fn target(&self) -> Option<&str> {
+        match &self.0.kind {
+            Kind::NoEndpoint { target, .. }
+            | Kind::TooManyWaiting { target, .. }
+            | Kind::Closed { target } => Some(target.as_ref()),
+            _ => None,
+        }
+    }
+
     /// Whether the peer provably did not process the request: it is safe to send it again.
     pub fn is_unprocessed(&self) -> bool {
         self.0.unprocessed
