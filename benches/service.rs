@@ -37,7 +37,7 @@ use tower::{
     load::{CompleteOnResponse, Load, PeakEwma, PendingRequests},
 };
 
-const SIZES: [usize; 4] = [3, 10, 100, 1_000];
+const SIZES: [usize; 5] = [3, 10, 100, 1_000, 10_000];
 
 /// Answers at once.
 #[derive(Clone, Debug)]

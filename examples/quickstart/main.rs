@@ -63,7 +63,10 @@ async fn run(name: &str, policy: impl IntoPolicy<Key = NoKey>) -> Result<(), Box
     let balance = Balance::builder(registry.clone()).policy(policy).http()?;
     balance.ready().await?;
 
-    let mut report = Report::default();
+    let listed = balance.status().endpoints;
+    let mut report = Report::of(
+        listed.iter().filter_map(|one| one.endpoint.metadata().get("name").map(|name| &**name)),
+    );
     let progress = Progress::new(name, LOAD);
     let mut calls = JoinSet::new();
     let begin = Instant::now();

@@ -36,6 +36,12 @@ pub(crate) struct Progress<'a> {
 }
 
 impl Report {
+    /// With a row for each of `names`, whether or not anything is sent there.
+    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let endpoints = names.into_iter().map(|name| (name.to_owned(), Row::default()));
+        Self { endpoints: endpoints.collect(), total: Row::default() }
+    }
+
     pub(crate) fn add(&mut self, sample: Sample) {
         let name = match &sample.endpoint {
             None => "(none)",
@@ -57,12 +63,16 @@ impl Row {
         took.sort_unstable();
         let percentile = |share: f64| {
             let rank = (took.len() as f64 * share).ceil() as usize;
-            took.get(rank.saturating_sub(1)).map_or(0.0, |took| took.as_secs_f64() * 1e3)
+            let took = took.get(rank.saturating_sub(1));
+            took.map_or("-".into(), |took| format!("{:.1} ms", took.as_secs_f64() * 1e3))
         };
-        let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
+        let percent = |part: usize, whole: usize| match whole {
+            0 => "-".into(),
+            _ => format!("{:.1} %", 100.0 * part as f64 / whole as f64),
+        };
         writeln!(
             f,
-            "  {name:<12} {:>8} {:>8.1} % {:>10.1} % {:>9.1} ms {:>9.1} ms",
+            "  {name:<12} {:>8} {:>10} {:>12} {:>12} {:>12}",
             took.len(),
             percent(took.len(), all),
             percent(self.good, took.len()),

@@ -72,7 +72,12 @@ impl Balance<Unset> {
     }
 
     /// A balancer over what `source` discovers: a [`Registry`](crate::discovery::Registry), a
-    /// stream of updates, or any [`Discover`].
+    /// stream of updates, or any [`Discover`]. Every builder begins with its source, so that none can
+    /// be without:
+    ///
+    /// ```compile_fail,E0061
+    /// let balance = evenkeel::Balance::builder().http();
+    /// ```
     pub fn builder<D: Discover>(source: D) -> Builder<D> {
         let plan = Plan {
             changes: Changes::default(),
