@@ -51,6 +51,10 @@ async fn r9_waits_five_seconds_for_endpoints_and_then_says_why() {
     assert_eq!(error.discovery().unwrap().to_string(), "the resolver is down");
     assert_eq!(error.target(), Some("custom"));
     assert_eq!(
+        balance.status().to_string(),
+        "custom: 0 endpoints, 0 calls waiting, not discovered yet\n  discovery error: the resolver is down"
+    );
+    assert_eq!(
         error.to_string(),
         "no endpoint of `custom` can be used: 0 known; discovery last said: the resolver is down"
     );
@@ -387,7 +391,8 @@ async fn assert_closed(balance: Balancer) {
     let error = guard(&mut waiting).await.unwrap_err();
     assert!(error.is_closed() && error.is_unprocessed(), "{error}");
     assert!(guard(ready).await.unwrap_err().is_closed());
-    assert!(balance.status().closed);
+    let status = balance.status();
+    assert!(status.closed && status.to_string().lines().next().unwrap().ends_with(", closed"));
     let mut later = balance.clone();
     assert!(later.ready().now_or_never().unwrap().unwrap_err().is_closed());
     assert!(

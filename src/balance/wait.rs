@@ -31,7 +31,8 @@ struct Parked<S> {
 pub(super) struct Detour<S, K> {
     shared: Arc<Shared<S, K>>,
     tried: Vec<NodeId>,
-    /// The last endpoint that was tried, and what came of it.
+    /// The last endpoint that was tried, and what came of it; where one may have processed the request, the
+    /// last that did not just refuse it since.
     last: Option<(Endpoint, BoxError)>,
     /// The first node whose service was not ready: waited for when all are not.
     parked: Option<Parked<S>>,
@@ -102,7 +103,7 @@ impl<S, K> Detour<S, K> {
     /// The request never went out on `lease`: another node, then.
     pub(super) fn leave(&mut self, lease: Lease, cause: Option<BoxError>) {
         self.tried.push(lease.node().id());
-        if let Some(cause) = cause {
+        if let Some(cause) = cause.filter(|_| !self.ambiguous) {
             self.last = Some((lease.endpoint(), cause));
         }
         lease.cancel();
@@ -110,6 +111,11 @@ impl<S, K> Detour<S, K> {
 
     /// The peer on `lease` did not process what it was sent, and all of it is here.
     pub(super) fn leave_begun(&mut self, mut lease: Lease, how: Began, cause: BoxError) {
+        // Its past goes with it: where it has come from elsewhere, what became of it there counts.
+        let cause = (how.died || !self.ambiguous).then_some(cause);
+        if let Some(cause) = cause {
+            self.last = Some((lease.endpoint(), cause));
+        }
         self.ambiguous |= how.ambiguous;
         if how.here {
             self.second_chance = Some(lease.node().id());
@@ -119,7 +125,7 @@ impl<S, K> Detour<S, K> {
         if how.died {
             lease.fail(Outcome::Failure.into());
         }
-        self.leave(lease, Some(cause));
+        self.leave(lease, None);
     }
 
     /// The service is not ready. The first such keeps its place; of others nothing is kept, so that
@@ -249,7 +255,9 @@ impl<S, K> Detour<S, K> {
         if let Err(error) = ready!(poll_ready(&mut parked.service, cx)) {
             let lease = &mut parked.lease;
             let cause = SharedError::new(error);
-            self.last = Some((lease.endpoint(), cause.clone().into()));
+            if !self.ambiguous {
+                self.last = Some((lease.endpoint(), cause.clone().into()));
+            }
             lease.node().fail_readiness_of(parked.generation, cause);
             lease.pass();
             self.parked = None;
@@ -287,7 +295,7 @@ impl<S, K> Detour<S, K> {
         }
     }
 
-    /// The last endpoint that was tried, if a peer may have processed the request.
+    /// The endpoint that may have processed the request, if one may.
     #[cfg(any(feature = "tonic", feature = "reqwest"))]
     pub(super) fn may_be_at(&self) -> Option<Endpoint> {
         let (endpoint, _) = self.last.as_ref().filter(|_| self.ambiguous)?;

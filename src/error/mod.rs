@@ -217,7 +217,7 @@ impl Error {
         self
     }
 
-    /// The endpoint that the request went to, or was last tried on.
+    /// The endpoint that the request went to, or was last tried on: where one may have processed it, that one.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.0.endpoint.as_ref()
     }
@@ -329,7 +329,12 @@ impl fmt::Display for Error {
             Kind::Closed { target } => write!(f, "the balancer of `{target}` is closed")?,
         }
         match (&self.0.endpoint, &self.0.kind) {
-            (Some(endpoint), Kind::NoEndpoint { .. }) => write!(f, "; last tried {endpoint}"),
+            (Some(endpoint), Kind::NoEndpoint { .. }) if self.0.unprocessed => {
+                write!(f, "; last tried {endpoint}")
+            }
+            (Some(endpoint), Kind::NoEndpoint { .. }) => {
+                write!(f, "; {endpoint} may have processed the request")
+            }
             (Some(endpoint), _) => write!(f, " at endpoint {endpoint}"),
             (None, _) => Ok(()),
         }

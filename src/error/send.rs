@@ -30,7 +30,7 @@ impl SendError {
         }
     }
 
-    /// The endpoint that the request went to, or was last tried on.
+    /// The endpoint that the request went to, or was last tried on: where one may have processed it, that one.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.balance()?.endpoint()
     }

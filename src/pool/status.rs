@@ -73,7 +73,9 @@ pub struct EndpointStatus {
     /// Requests in flight.
     pub in_flight: u32,
     /// The latency to expect up to the response head, or the age of the oldest request that waits for
-    /// one, if that is more. Measured where the policy needs it, or with `measure_latency(true)`.
+    /// one, if that is more. What was measured fades towards the average of the pool's latest answers within
+    /// some seconds, so this is no record of the endpoint's own. Measured where the policy needs it, or with
+    /// `measure_latency(true)`.
     pub latency: Option<Duration>,
     /// The share of requests that succeed, 0.001 to 1: of those that were sent. What could not be
     /// sent shows in the connection, and does not lower it.
@@ -86,7 +88,7 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// It takes requests.
     Serving,
-    /// It is listed with weight 0, and takes nothing new.
+    /// It is listed with weight 0 beside others of its priority that have one, and takes nothing new.
     LeftOut,
     /// It is not of the [`Subset`](crate::pool::Subset) that the balancer uses: it has no connection, and
     /// nothing is known of it.
@@ -184,11 +186,15 @@ impl fmt::Display for Status {
             counted(self.endpoints.len(), "endpoint"),
             counted(self.waiting, "call"),
         )?;
-        if let Some(age) = self.discovery.answered {
-            write!(f, ", discovered {age:.1?} ago")?;
+        match self.discovery.answered {
+            Some(age) => write!(f, ", discovered {age:.1?} ago")?,
+            None => f.write_str(", not discovered yet")?,
         }
         if let Some(reason) = &self.discovery.empty {
             write!(f, ", empty: {reason}")?;
+        }
+        if self.closed {
+            f.write_str(", closed")?;
         }
         if let Some(error) = &self.discovery.error {
             write!(f, "\n  discovery error: {error}")?;

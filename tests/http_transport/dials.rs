@@ -232,7 +232,8 @@ async fn r1_a_request_that_needs_a_new_connection_goes_elsewhere_once_its_dial_f
     let start = clock.now();
     assert!(dial.send(Err("refused".into())).is_ok());
     let unsent = died.await.unwrap().unwrap_err();
-    assert!(unsent.cause().to_string().contains("cannot connect"), "{:?}", unsent.cause());
+    let cause = unsent.cause().source().unwrap();
+    assert!(cause.to_string().contains("cannot connect"), "{cause:?}");
     assert!(clock.now().saturating_duration_since(start) < Duration::from_millis(5));
     assert_eq!(link.state(), LinkState::Up);
 

@@ -1,5 +1,14 @@
 //! DESIGN rule 3: what the peer provably did not process is sent again, with its body; nothing else.
 
+use std::{
+    error::Error as _,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use evenkeel::{Balance, discovery::StaticList, policy::RoundRobin};
+use tokio::sync::Notify;
+use tower::ServiceExt;
+
 use crate::{raw::*, support::*};
 
 type Parts = futures::channel::mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
@@ -157,5 +166,62 @@ async fn t14_what_was_sent_once_stays_ambiguous() {
     drop(pipe);
     assert!(dials.next().await.send(Err("refused".into())).is_ok());
     let unsent = caught.await.unwrap().unwrap_err();
-    assert!(!unsent.is_unprocessed() && unsent.cause().is::<ConnectError>(), "{unsent:?}");
+    assert!(!unsent.is_unprocessed(), "{unsent:?}");
+    let cause = unsent.cause();
+    assert!(cause.to_string().starts_with("a connection died with the request ("), "{cause}");
+    assert!(cause.source().unwrap().is::<ConnectError>(), "{cause:?}");
+}
+
+/// R25, T14: where a peer may have processed the request, the error names that one and what it did, and not
+/// the one that refused it afterwards.
+#[tokio::test(start_paused = true)]
+async fn r25_an_ambiguous_error_names_who_may_have_processed_the_request() {
+    let closing = [(); 2].map(|()| Arc::new(Notify::new()));
+    let down = Arc::new(AtomicBool::new(false));
+    let connect = {
+        let (closing, down) = (closing.clone(), Arc::clone(&down));
+        move |address: &Address| {
+            let first = *address == Address::from(([10, 0, 0, 1], 80));
+            let closing = Arc::clone(&closing[usize::from(!first)]);
+            let down = Arc::clone(&down);
+            async move {
+                if down.load(Ordering::SeqCst) {
+                    return Err::<_, BoxError>("refused".into());
+                }
+                let (ours, mut theirs) = tokio::io::duplex(1024);
+                tokio::spawn(async move {
+                    read_head(&mut theirs).await.unwrap();
+                    theirs.write_all(ANSWER).await.unwrap();
+                    // Dies of the second request, or closes before it.
+                    tokio::select! {
+                        _ = read_head(&mut theirs) => {}
+                        () = closing.notified() => {}
+                    }
+                });
+                Ok(Connected::new(TokioIo::new(ours)))
+            }
+        }
+    };
+    let endpoints = [1, 2].map(|i| Endpoint::new(([10, 0, 0, i], 80)));
+    let balance = Balance::builder(StaticList::new(endpoints.clone()).unwrap())
+        .policy(RoundRobin::new())
+        .make(Http::default().connector(connect))
+        .unwrap();
+    balance.ready().await.unwrap();
+    let mut order = Vec::new();
+    for _ in 0..2 {
+        let body = balance.clone().oneshot(get("/")).await.unwrap().into_body();
+        order.push(body.endpoint());
+        body.collect().await.unwrap();
+    }
+    assert_ne!(order[0], order[1]);
+    down.store(true, Ordering::SeqCst);
+    closing[endpoints.iter().position(|one| *one == order[1]).unwrap()].notify_one();
+    Clock::default().sleep(Duration::from_millis(10)).await;
+    let error = balance.oneshot(get("/")).await.unwrap_err();
+    assert!(error.is_ambiguous() && error.census().unwrap().tried == 2, "{error}");
+    assert_eq!(error.endpoint(), Some(&order[0]));
+    assert!(error.to_string().ends_with("may have processed the request"), "{error}");
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.starts_with("a connection died with the request ("), "{cause}");
 }

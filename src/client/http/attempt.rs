@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{
     body::HttpBody,
-    error::ConnectError,
+    error::{AfterDeath, ConnectError},
     h1::{Broke, Lane},
     h2,
     head::{Name, check_http1, check_http2, check_scheme},
@@ -15,7 +15,10 @@ use super::{
     request_body::{Lent, RequestBody},
     waiter::Waiter,
 };
-use crate::{error::BoxError, node::after};
+use crate::{
+    error::{BoxError, chain},
+    node::after,
+};
 
 /// A request as the caller gave it, and what became of it so far.
 pub(super) struct Job {
@@ -25,6 +28,8 @@ pub(super) struct Job {
     refused: bool,
     /// How many connections have died with it, which is sent again for being idempotent.
     deaths: u8,
+    /// What the first of them died of.
+    died_of: Option<String>,
 }
 
 /// Why a request got no response.
@@ -233,7 +238,7 @@ impl Job {
     {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body);
-        Box::new(Self { head, body, refused: false, deaths: 0 })
+        Box::new(Self { head, body, refused: false, deaths: 0, died_of: None })
     }
 
     /// Whether a peer may have processed it.
@@ -241,15 +246,23 @@ impl Job {
         self.deaths > 0
     }
 
+    /// Why it comes back now, with what a peer that may have processed it did before.
+    pub(super) fn with_past(&self, cause: BoxError, why: Why) -> BoxError {
+        match &self.died_of {
+            Some(died_of) if why != Why::Died => AfterDeath::new(died_of, cause).into(),
+            _ => cause,
+        }
+    }
+
     /// The request as it was given, unless it has a past.
     pub(super) fn into_request<B: 'static>(self: Box<Self>) -> Result<Request<B>, Box<Self>> {
         if self.refused || self.is_ambiguous() {
             return Err(self);
         }
-        let Self { head, body, refused, deaths } = *self;
+        let Self { head, body, refused, deaths, died_of } = *self;
         match body.take_back() {
             Ok(body) => Ok(Request::from_parts(head, body)),
-            Err(body) => Err(Box::new(Self { head, body: *body, refused, deaths })),
+            Err(body) => Err(Box::new(Self { head, body: *body, refused, deaths, died_of })),
         }
     }
 
@@ -272,9 +285,11 @@ impl Job {
     /// idempotent it may be sent again (RFC 9110 section 9.2.2): once here, on a connection that is new,
     /// if that one had served others, and once elsewhere.
     fn outlive(&mut self, served: bool, cause: impl Into<BoxError>) -> Next {
+        let cause = cause.into();
         self.deaths += 1;
+        self.died_of.get_or_insert_with(|| chain(&*cause));
         if !self.head.method.is_idempotent() || self.deaths > DEATHS {
-            return Next::Fail(Failed::Ambiguous(cause.into()));
+            return Next::Fail(Failed::Ambiguous(cause));
         }
         match served && self.deaths == 1 {
             true => self.again(true, cause),

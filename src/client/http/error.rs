@@ -4,11 +4,12 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::uri::Scheme;
 
-use crate::endpoint::Address;
+use crate::{endpoint::Address, error::BoxError};
 
 /// No connection to the endpoint could be made, or none was free.
 ///
-/// The cause of an [`Unsent`](crate::Unsent) that hands its request back. Its
+/// The cause of an [`Unsent`](crate::Unsent) that hands its request back; where an earlier connection died with
+/// that, the cause says so, and this is its source. Its
 /// [`source`](StdError::source) is what the connector or the protocol said, such as a
 /// [`std::io::Error`]; that of a dial that timed out is the `ConnectError` of the last address that did
 /// not hang but fail, if any did. Cheap to clone: every request that waited for the dial gets the same.
@@ -29,6 +30,14 @@ enum Cause {
 
 /// Why an attempt failed, as its own type, for several errors that tell of it.
 pub(super) type SharedCause = Arc<dyn StdError + Send + Sync>;
+
+/// A request that was sent again, since the connection that it was sent on died, did not get through.
+#[derive(Debug, thiserror::Error)]
+#[error("a connection died with the request ({died_of}), which was sent again")]
+pub(super) struct AfterDeath {
+    died_of: String,
+    source: BoxError,
+}
 
 /// The request's URI asks for a scheme that this transport does not speak: `https` of one without TLS,
 /// or `http` of one with it.
@@ -66,6 +75,14 @@ pub enum ProtocolError {
     /// not sent; another endpoint may have it.
     #[error("the server does not allow extended CONNECT")]
     ExtendedConnectNotAllowed,
+}
+
+// === impl AfterDeath ===
+
+impl AfterDeath {
+    pub(super) fn new(died_of: &str, source: BoxError) -> Self {
+        Self { died_of: died_of.to_owned(), source }
+    }
 }
 
 // === impl ConnectError ===
