@@ -299,7 +299,7 @@ pub(crate) fn print_table(title: &str, columns: &[String], groups: &[Group], thr
         let all: usize = groups.iter().map(|group| group.kept.1).sum();
         println!(
             "(barrier start; counted are {kept} of {all} turns, those in which both threads were on \
-             their cores for {:.0} % of it)",
+             their cores for {:.0} % of it; a dash stands where there was none)",
             TOGETHER * 100.0
         );
     }
@@ -308,14 +308,22 @@ pub(crate) fn print_table(title: &str, columns: &[String], groups: &[Group], thr
     println!();
     for (row, figure) in groups[0].figures.iter().enumerate() {
         print!("{:<44}", figure.name);
-        groups.iter().for_each(|group| print!("{:>14.1}", group.figures[row].nanos));
+        groups.iter().for_each(|group| {
+            print!("{:>14}", shown(group.figures[row].nanos, |n| format!("{n:.1}")))
+        });
         println!();
         for (column, (other, _)) in figure.ratios.iter().enumerate() {
             print!("    {:<40}", format!("/ {other}"));
             groups.iter().for_each(|group| {
-                print!("{:>14}", format!("x {:.2}", group.figures[row].ratios[column].1));
+                let ratio = group.figures[row].ratios[column].1;
+                print!("{:>14}", shown(ratio, |ratio| format!("x {ratio:.2}")));
             });
             println!();
         }
     }
+}
+
+/// A median, if there is one.
+fn shown(median: f64, show: impl Fn(f64) -> String) -> String {
+    if median.is_nan() { "-".into() } else { show(median) }
 }

@@ -37,9 +37,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "{REQUESTS_PER_SECOND} requests a second for {LOAD:?}, through each of three policies, to:"
     );
-    println!(
-        "  normal 1-3   which answer after about 10 ms (halfway, normal 3 goes and normal 4 comes)"
-    );
+    println!("  normal 1-3   which answer after about 10 ms");
+    println!("               (halfway, normal 3 goes and normal 4 comes)");
     println!("  slow         which answers after about 100 ms");
     println!("  broken       which answers 500 at once");
     println!("  refusing     a port where nobody listens");

@@ -104,7 +104,8 @@ impl<'a> Progress<'a> {
     }
 
     pub(crate) fn show(&self, elapsed: Duration) {
-        const WIDTH: usize = 40;
+        // With the longest name no wider than 80 columns: a line that wraps cannot be written over.
+        const WIDTH: usize = 24;
         let share = (elapsed.as_secs_f64() / self.whole.as_secs_f64()).min(1.0);
         let full = (share * WIDTH as f64) as usize;
         self.write(&format!(
@@ -116,7 +117,7 @@ impl<'a> Progress<'a> {
     }
 
     pub(crate) fn clear(&self) {
-        self.write(&" ".repeat(95));
+        self.write(&" ".repeat(79));
         self.write("");
     }
 
