@@ -31,8 +31,7 @@ struct Parked<S> {
 pub(super) struct Detour<S, K> {
     shared: Arc<Shared<S, K>>,
     tried: Vec<NodeId>,
-    /// The last endpoint that was tried, and what came of it; where one may have processed the request, the
-    /// last that did not just refuse it since.
+    /// The endpoint that an error names, and what came of it there; see [`note`](Self::note).
     last: Option<(Endpoint, BoxError)>,
     /// The first node whose service was not ready: waited for when all are not.
     parked: Option<Parked<S>>,
@@ -103,19 +102,23 @@ impl<S, K> Detour<S, K> {
     /// The request never went out on `lease`: another node, then.
     pub(super) fn leave(&mut self, lease: Lease, cause: Option<BoxError>) {
         self.tried.push(lease.node().id());
-        if let Some(cause) = cause.filter(|_| !self.ambiguous) {
-            self.last = Some((lease.endpoint(), cause));
+        if let Some(cause) = cause {
+            self.note(lease.endpoint(), cause, false);
         }
         lease.cancel();
     }
 
+    /// The last endpoint that was tried is what an error names, unless one before may have processed the
+    /// request: then only another that it died with says more.
+    fn note(&mut self, endpoint: Endpoint, cause: BoxError, died: bool) {
+        if died || !self.ambiguous {
+            self.last = Some((endpoint, cause));
+        }
+    }
+
     /// The peer on `lease` did not process what it was sent, and all of it is here.
     pub(super) fn leave_begun(&mut self, mut lease: Lease, how: Began, cause: BoxError) {
-        // Its past goes with it: where it has come from elsewhere, what became of it there counts.
-        let cause = (how.died || !self.ambiguous).then_some(cause);
-        if let Some(cause) = cause {
-            self.last = Some((lease.endpoint(), cause));
-        }
+        self.note(lease.endpoint(), cause, how.died);
         self.ambiguous |= how.ambiguous;
         if how.here {
             self.second_chance = Some(lease.node().id());
@@ -255,12 +258,11 @@ impl<S, K> Detour<S, K> {
         if let Err(error) = ready!(poll_ready(&mut parked.service, cx)) {
             let lease = &mut parked.lease;
             let cause = SharedError::new(error);
-            if !self.ambiguous {
-                self.last = Some((lease.endpoint(), cause.clone().into()));
-            }
-            lease.node().fail_readiness_of(parked.generation, cause);
+            let endpoint = lease.endpoint();
+            lease.node().fail_readiness_of(parked.generation, cause.clone());
             lease.pass();
             self.parked = None;
+            self.note(endpoint, cause.into(), false);
         }
         Poll::Ready(self.parked.take().map(|parked| (parked.service, parked.lease)))
     }

@@ -238,6 +238,10 @@ impl Job {
     {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body);
+        Self::without_past(head, body)
+    }
+
+    fn without_past(head: Parts, body: RequestBody) -> Box<Self> {
         Box::new(Self { head, body, refused: false, deaths: 0, died_of: None })
     }
 
@@ -247,10 +251,10 @@ impl Job {
     }
 
     /// Why it comes back now, with what a peer that may have processed it did before.
-    pub(super) fn with_past(&self, cause: BoxError, why: Why) -> BoxError {
-        match &self.died_of {
-            Some(died_of) if why != Why::Died => AfterDeath::new(died_of, cause).into(),
-            _ => cause,
+    pub(super) fn with_past(&self, cause: BoxError) -> BoxError {
+        match self.died_of.clone() {
+            Some(died_of) => AfterDeath { died_of, source: cause }.into(),
+            None => cause,
         }
     }
 
@@ -259,10 +263,10 @@ impl Job {
         if self.refused || self.is_ambiguous() {
             return Err(self);
         }
-        let Self { head, body, refused, deaths, died_of } = *self;
+        let Self { head, body, .. } = *self;
         match body.take_back() {
             Ok(body) => Ok(Request::from_parts(head, body)),
-            Err(body) => Err(Box::new(Self { head, body: *body, refused, deaths, died_of })),
+            Err(body) => Err(Self::without_past(head, *body)),
         }
     }
 
@@ -287,10 +291,10 @@ impl Job {
     fn outlive(&mut self, served: bool, cause: impl Into<BoxError>) -> Next {
         let cause = cause.into();
         self.deaths += 1;
-        self.died_of.get_or_insert_with(|| chain(&*cause));
         if !self.head.method.is_idempotent() || self.deaths > DEATHS {
             return Next::Fail(Failed::Ambiguous(cause));
         }
+        self.died_of.get_or_insert_with(|| chain(&*cause));
         match served && self.deaths == 1 {
             true => self.again(true, cause),
             false => self.hand_back(Why::Died, cause),

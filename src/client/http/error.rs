@@ -8,9 +8,8 @@ use crate::{endpoint::Address, error::BoxError};
 
 /// No connection to the endpoint could be made, or none was free.
 ///
-/// The cause of an [`Unsent`](crate::Unsent) that hands its request back; where an earlier connection died with
-/// that, the cause says so, and this is its source. Its
-/// [`source`](StdError::source) is what the connector or the protocol said, such as a
+/// The cause of an [`Unsent`](crate::Unsent) that hands its request back, or where an earlier connection
+/// died with that, the source of the cause, which says so. Its [`source`](StdError::source) is what the connector or the protocol said, such as a
 /// [`std::io::Error`]; that of a dial that timed out is the `ConnectError` of the last address that did
 /// not hang but fail, if any did. Cheap to clone: every request that waited for the dial gets the same.
 #[derive(Clone)]
@@ -35,8 +34,8 @@ pub(super) type SharedCause = Arc<dyn StdError + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[error("a connection died with the request ({died_of}), which was sent again")]
 pub(super) struct AfterDeath {
-    died_of: String,
-    source: BoxError,
+    pub(super) died_of: String,
+    pub(super) source: BoxError,
 }
 
 /// The request's URI asks for a scheme that this transport does not speak: `https` of one without TLS,
@@ -75,14 +74,6 @@ pub enum ProtocolError {
     /// not sent; another endpoint may have it.
     #[error("the server does not allow extended CONNECT")]
     ExtendedConnectNotAllowed,
-}
-
-// === impl AfterDeath ===
-
-impl AfterDeath {
-    pub(super) fn new(died_of: &str, source: BoxError) -> Self {
-        Self { died_of: died_of.to_owned(), source }
-    }
 }
 
 // === impl ConnectError ===

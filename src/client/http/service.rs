@@ -114,7 +114,7 @@ fn unsent<B: 'static>(failed: Failed) -> Unsent<Request<B>> {
         Failed::Unprocessed(cause) => return Unsent::unprocessed(cause),
         Failed::Ambiguous(cause) => return Unsent::ambiguous(cause),
     };
-    let cause = job.with_past(cause, why);
+    let cause = if why == Why::Died { cause } else { job.with_past(cause) };
     let how =
         Began { here: why == Why::Refused, died: why == Why::Died, ambiguous: job.is_ambiguous() };
     match job.into_request() {
